@@ -1,0 +1,19 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one exception that carries a sentence for the user."""
+
+from __future__ import annotations
+
+
+class JobError(Exception):
+    """Something the user must be told: what was wrong, where, and what to do.
+
+    :param msg: one or more whole sentences.
+    :param details: further keys for the module's result.
+    """
+
+    def __init__(self, msg: str, **details: object) -> None:
+        super().__init__(msg)
+        self.msg = msg
+        self.details = details

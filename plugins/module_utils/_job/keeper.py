@@ -1,0 +1,298 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The keeper: launches a job through a runner, stays with it, ends it at its deadline and writes the final record."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+
+from . import kernel, output, runner, schema, store, tree
+from .errors import JobError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional
+
+    from .runner import Inheritance
+    from .schema import Record
+
+KILL_PATIENCE = 5.0  # seconds after the first SIGKILL until what is still alive is called a survivor
+SWEEP_INTERVAL = (0.01, 0.25)  # seconds between two looks at a tree that is being ended: the first, and the longest
+ORPHAN_INTERVAL = 0.5  # seconds between two looks at a command that is nobody's child of ours any more
+
+
+class Keeper:
+    """Stays with one job from its launch to its final record. One process each.
+
+    :param job: the job; its folder has been made, and nothing else.
+    :param request: what the user asked for, see launcher.
+    :param inheritance: what the command must find unchanged.
+    :param answer: the launcher's pipe, which the runner must not hold open.
+    """
+
+    def __init__(self, job: store.Job, request: Record, inheritance: Inheritance, answer: int) -> None:
+        self.job = job
+        self.request = request
+        self.inheritance = inheritance
+        self.answer = answer
+        self.record: Record = {}
+        self.command = 0
+        self.runner = 0
+        self.exited: Optional[Record] = None
+        self.ending: Optional[Record] = None
+        self.gone = False  # the command is, and nobody can know its exit status
+        self.subreaper = False
+        self._lock = -1
+        self._gate = -1
+        self._report = -1
+        self._report_rest = b""
+        self._poll = select.poll()
+        self._limiters: List[output.Limiter] = []
+
+    # -- launch -----------------------------------------------------------------------------------------------------
+
+    def launch(self) -> Record:
+        """Start the command and return the job's record.
+
+        :raises JobError: it could not be started; nothing of the job is left behind.
+        """
+        try:
+            self._launch()
+        except OSError as error:
+            self._abandon()
+            where = self.job.store.path
+            raise JobError("cannot launch a job in async_dir %s: %s" % (where, error.strerror), errno=error.errno) from None
+        except JobError:
+            self._abandon()
+            raise
+        return self.record
+
+    def _launch(self) -> None:
+        self._become_keeper()
+        self.job.furnish()
+        limit = self.request["output_limit"]
+        self._limiters = [output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in output.STREAMS]
+        self._lock = self.job.lock("keeper") or -1
+        pipes = runner.Pipes()
+        self._fork_runner(pipes)
+        os.chdir("/")
+        command = self._first_report()
+        self.command = command["pid"]
+        self.record = schema.new_record(self.job.jid, self.request, self._place(command))
+        self.job.publish(self.record)
+        os.write(self._gate, b"g")
+        with open(pipes.verdict_out, "rb") as verdict:
+            refusal = verdict.read()
+        if refusal:
+            raise _refusal(json.loads(refusal))
+
+    def _place(self, command: Record) -> Record:
+        return {
+            "epoch": time.time(),
+            "monotonic": time.monotonic(),
+            "boot_id": store.boot_id(),
+            "user": store.user_name(os.geteuid()),
+            "containment": "process",
+            "keeper": os.getpid(),
+            "runner": self.runner,
+            "command": command,
+            "results_file": self.job.results_file,
+            "stdout_file": self.job.path("stdout"),
+            "stderr_file": self.job.path("stderr"),
+        }
+
+    def _abandon(self) -> None:
+        """Leave nothing of a launch that failed: no process, no file."""
+        if self._gate >= 0:
+            os.close(self._gate)  # a command that still waits at the gate ends, and its runner with it
+        if self.runner:
+            os.waitpid(self.runner, 0)
+        self.job.remove()
+
+    def _become_keeper(self) -> None:
+        os.setsid()
+        for number in runner.IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        self.subreaper = kernel.become_subreaper()
+        wakeup_out, wakeup_in = os.pipe()
+        os.set_blocking(wakeup_out, False)
+        os.set_blocking(wakeup_in, False)
+        self._wakeup = wakeup_out
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(wakeup_in)
+        self._poll.register(wakeup_out, select.POLLIN)
+
+    def _fork_runner(self, pipes: runner.Pipes) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for fd in (self._lock, self.answer):
+                    os.close(fd)
+                runner.run(self.job, self.request, self.inheritance, pipes)
+            finally:
+                os._exit(0)
+        for fd in (pipes.gate_out, pipes.verdict_in, pipes.report_in):
+            os.close(fd)
+        self.runner, self._gate, self._report = pid, pipes.gate_in, pipes.report_out
+
+    def _first_report(self) -> Record:
+        self._poll.register(self._report, select.POLLIN)
+        while b"\n" not in self._report_rest:
+            data = os.read(self._report, 4096)
+            if not data:
+                raise JobError("cannot start the command: its runner died; is the machine out of memory or processes?")
+            self._report_rest += data
+        line, _newline, self._report_rest = self._report_rest.partition(b"\n")
+        first: Record = json.loads(line)
+        return first
+
+    # -- stay -------------------------------------------------------------------------------------------------------
+
+    def supervise(self) -> None:
+        """Stay until the job has ended, and write its final record."""
+        timeout = self.request["timeout"]
+        deadline = self.record[schema.PRIVATE]["monotonic"] + timeout if timeout else None
+        while not self._over():
+            if deadline is not None and time.monotonic() >= deadline:
+                self._end_tree(schema.TIMED_OUT, self.request["stop_signal"], self.request["grace"])
+                break
+            self._wait(self._next_wake(deadline))
+            self._limit_output()
+        self._conclude()
+
+    def _over(self) -> bool:
+        return self.exited is not None or self.gone
+
+    def _next_wake(self, deadline: Optional[float]) -> Optional[float]:
+        """Return how many seconds to sleep at the most; None for as long as nothing happens."""
+        limits = [] if deadline is None else [max(0.0, deadline - time.monotonic())]
+        if self.request["output_limit"]:
+            limits.append(output.CHECK_INTERVAL)
+        if not self.runner:
+            limits.append(ORPHAN_INTERVAL)
+        return min(limits) if limits else None
+
+    def _wait(self, seconds: Optional[float]) -> None:
+        """Sleep until something happens to a child or the time is over, and take note of it."""
+        self._poll.poll(None if seconds is None else int(seconds * 1000) + 1)
+        try:
+            os.read(self._wakeup, 4096)
+        except BlockingIOError:
+            pass
+        self._read_report()
+        self._reap()
+        if not self.runner and not self.subreaper and self.exited is None:
+            # Without a subreaper the command of a dead runner is init's child: init alone learns its status.
+            command = self.record[schema.PRIVATE]["command"]
+            self.gone = not tree.is_alive(command["pid"], command["started"])
+
+    def _read_report(self) -> None:
+        while self._report >= 0 and select.select([self._report], [], [], 0)[0]:
+            data = os.read(self._report, 4096)
+            self._report_rest += data
+            if not data:
+                self._poll.unregister(self._report)
+                os.close(self._report)
+                self._report = -1
+        line, newline, self._report_rest = self._report_rest.partition(b"\n")
+        if newline:
+            self.exited = json.loads(line)
+
+    def _reap(self) -> None:
+        """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid == self.command and self.exited is None:
+                self.exited = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
+                self._note("exit", self.exited)
+            elif pid == self.runner:
+                self.runner = 0
+
+    def _limit_output(self) -> None:
+        for limiter in self._limiters:
+            limiter.check()
+
+    # -- end --------------------------------------------------------------------------------------------------------
+
+    def _members(self) -> List[tree.Process]:
+        session = 0 if self.subreaper else self.command
+        return tree.members(
+            self.job.jid, roots=[os.getpid()], session=session, spared={os.getpid(), self.runner}, marked=not self.subreaper
+        )
+
+    def _end_tree(self, state: str, number: int, grace: float) -> None:
+        """End every process of the job: the signal, ``grace`` seconds, SIGKILL; and see that they are gone."""
+        self.ending = {"state": state, "signal": number, "survivors": []}
+        self._note("ending", self.ending)
+        self._sweep((number, signal.SIGCONT), grace, again=False)
+        left = self._sweep((signal.SIGKILL,), KILL_PATIENCE, again=True)
+        if left:
+            self.ending["survivors"] = [{"pid": one.pid, "name": one.name} for one in left[:20]]
+            self._note("ending", self.ending)
+
+    def _sweep(self, numbers: tuple[int, ...], patience: float, *, again: bool) -> List[tree.Process]:
+        """Signal all members, also those that appear meanwhile, until none is left or patience is over.
+
+        :param again: signal at every look, not only when a process is first seen.
+        :return: who is left.
+        """
+        until = time.monotonic() + patience
+        pause, longest = SWEEP_INTERVAL
+        seen = set()
+        while True:
+            left = self._members()
+            for one in left:
+                identity = (one.pid, one.started)
+                if again or identity not in seen:
+                    seen.add(identity)
+                    for number in numbers:
+                        tree.send(one, number)
+            if (not left and self._over()) or time.monotonic() >= until:
+                return left
+            self._wait(max(0.0, min(pause, until - time.monotonic())))
+            self._limit_output()
+            pause = min(longest, pause * 2)
+
+    def _conclude(self) -> None:
+        self._limit_output()
+        hidden = {name: schema.HIDDEN for name in output.STREAMS}
+        streams = hidden if self.record[schema.PRIVATE]["no_log"] else self._excerpts()
+        state, reason = ("exited", None) if self.exited is not None else (schema.LOST, "killed")
+        final = schema.finish(
+            dict(self.record, **streams), state=state, reason=reason, exited=self.exited, ending=self.ending
+        )
+        self.job.conclude(final)
+        os.close(self._lock)  # wakes whoever waits for the end
+        if self.runner:
+            os.waitpid(self.runner, 0)
+
+    def _excerpts(self) -> Record:
+        found: Record = {"truncated": False}
+        for name, limiter in zip(output.STREAMS, self._limiters):
+            limit = min(schema.EMBED_LIMIT, limiter.limit or schema.EMBED_LIMIT)
+            found[name], found[name + "_bytes"], cut = output.excerpt(limiter.fd, limit)
+            found["truncated"] = found["truncated"] or cut
+        return found
+
+    def _note(self, slot: str, content: Record) -> None:
+        try:
+            self.job.fill(slot, content)
+        except OSError:
+            pass  # the disk is broken: the final record is the next chance to say it
+
+
+def _refusal(error: Record) -> JobError:
+    text = "%s %s: %s" % (error["step"], error["subject"], error["strerror"])
+    return JobError(text, errno=error["errno"])

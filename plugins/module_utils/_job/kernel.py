@@ -1,0 +1,46 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two kernel calls that the standard library does not offer, and what to do without them."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+try:
+    import ctypes
+
+    _LIBC = ctypes.CDLL(None, use_errno=True)
+except (ImportError, OSError):  # an interpreter built without libffi
+    _LIBC = None  # type: ignore[assignment]
+
+_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_FALLOC_FL_KEEP_SIZE = 1  # fallocate(2)
+_FALLOC_FL_PUNCH_HOLE = 2
+_EMULATED_TAIL = 1024 * 1024  # bytes at the end of a stream that survive where holes cannot be punched
+
+
+def become_subreaper() -> bool:
+    """Make orphaned descendants children of this process; tell whether the kernel agreed (prctl(2))."""
+    return _LIBC is not None and _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def punch_hole(fd: int, start: int, end: int) -> None:
+    """Give back the disk blocks of a file between two offsets; its size and all other bytes stay (fallocate(2)).
+
+    Where the file system cannot do that, the file is cut at ``start`` and grown again, and the last bytes are put back
+    in their place. What its writer appends in these microseconds may be lost.
+    """
+    if _LIBC is not None:
+        punch = getattr(_LIBC, "fallocate64", _LIBC.fallocate)
+        length = ctypes.c_int64(end - start)
+        if punch(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(start), length) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    size = os.fstat(fd).st_size
+    kept_from = max(end, size - _EMULATED_TAIL)
+    tail = os.pread(fd, size - kept_from, kept_from)
+    os.ftruncate(fd, start)
+    os.pwrite(fd, tail, kept_from)

@@ -1,0 +1,100 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a command has written: keeping it within its limit, and showing it.
+
+The command writes straight into its files. Beyond the limit the middle of a file becomes a hole, so that offsets and the
+size stay those of the stream, whoever reads and whenever.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+
+from . import kernel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
+
+STREAMS = ("stdout", "stderr")
+TAIL_BYTES = 4096  # what `output: tail` shows of each stream
+CHECK_INTERVAL = 0.8  # seconds between two looks at the size: disk use stays within the limit plus one second of writing
+
+_BLOCK = 4096  # holes are made of whole blocks
+_MARK = "\n[... %d bytes are not shown here ...]\n"
+_MARK_ROOM = 64
+
+
+class Limiter:
+    """Keeps the first and the last half of ``limit`` bytes of one stream on disk.
+
+    :param fd: the stream's file, open for reading and writing, without O_APPEND.
+    :param limit: bytes to keep; 0 keeps all.
+    """
+
+    def __init__(self, fd: int, limit: int) -> None:
+        self.fd = fd
+        self.limit = limit
+        self._hole_from = -(-(limit // 2) // _BLOCK) * _BLOCK
+        self._hole_to = self._hole_from
+
+    def check(self) -> None:
+        """Punch out what has come to lie in the middle since the last check."""
+        if not self.limit:
+            return
+        end = (os.fstat(self.fd).st_size - (self.limit - self.limit // 2)) // _BLOCK * _BLOCK
+        if end > self._hole_to:
+            kernel.punch_hole(self.fd, self._hole_to, end)
+            self._hole_to = end
+
+
+def hole(fd: int, size: int) -> Tuple[int, int]:
+    """Return where the bytes that were cut out begin and end; both are ``size`` if all are there (lseek(2))."""
+    try:
+        start = os.lseek(fd, 0, os.SEEK_HOLE)
+        return (start, os.lseek(fd, start, os.SEEK_DATA)) if start < size else (size, size)
+    except OSError:  # empty, nothing but a hole, or a file system that does not tell
+        return size, size
+
+
+def excerpt(fd: int, limit: int) -> Tuple[str, int, bool]:
+    """Read a stream as text of at most ``limit`` bytes in UTF-8: all of it, or its beginning, a mark and its end.
+
+    :param fd: the stream's file, open for reading.
+    :param limit: bytes; with 0 nothing is read.
+    :return: the text without trailing newlines, the stream's true size in bytes, and whether anything is missing.
+    """
+    size = os.fstat(fd).st_size
+    if not limit:
+        return "", size, size > 0
+    cut_from, cut_to = hole(fd, size)
+    if cut_from == cut_to and size <= limit:
+        text = os.pread(fd, size, 0).decode("utf-8", "replace")
+        if len(text) * 3 <= limit or len(text.encode("utf-8")) <= limit:
+            return text.rstrip("\r\n"), size, False
+    half = max(0, limit - _MARK_ROOM) // 2
+    head_to = min(cut_from, half)
+    tail_from = max(size - half, cut_to if cut_to < size else head_to)
+    head = codecs.getincrementaldecoder("utf-8")("replace").decode(os.pread(fd, head_to, 0))
+    tail = _skip_continuation(os.pread(fd, size - tail_from, tail_from)).decode("utf-8", "replace")
+    head = head.encode("utf-8")[:half].decode("utf-8", "ignore")
+    tail = tail.encode("utf-8")[-half:].decode("utf-8", "ignore") if half else ""
+    return (head + _MARK % (tail_from - head_to) + tail).rstrip("\r\n"), size, True
+
+
+def tail_text(text: str, limit: int = TAIL_BYTES) -> str:
+    """Return the end of a text, from the beginning of a line where there is one."""
+    if len(text) <= limit:
+        return text
+    end = text[-limit:]
+    return end.partition("\n")[2] or end
+
+
+def _skip_continuation(data: bytes) -> bytes:
+    """Drop what is left of a character whose beginning has been cut off."""
+    skip = 0
+    while skip < min(3, len(data)) and data[skip] & 0xC0 == 0x80:
+        skip += 1
+    return data[skip:]

@@ -1,0 +1,227 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a job is: its id, its states, its dictionary and the table of verdicts. Pure functions only."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+
+from .errors import JobError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional, Tuple
+
+    Record = Dict[str, Any]  # the job dictionary, plus the private part under the key PRIVATE
+
+VERSION = 1  # of the record; a reader refuses a version that it does not know
+PRIVATE = "durable_jobs"  # the record's key for what readers and keepers need and users do not
+COOKIE = "DURABLE_JOB_ID"  # environment variable by which a job's processes can be recognised
+PREDICTED_JID = "j0.0"  # what job_start returns in check mode
+
+QUEUED = "queued"
+RUNNING = "running"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+TIMED_OUT = "timed_out"
+STOPPED = "stopped"
+LOST = "lost"
+STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST)
+FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
+
+EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
+HIDDEN = "hidden: this job was launched with no_log"
+
+_JID = re.compile(r"j[0-9]+\.[0-9]+", re.ASCII)
+_JID_RULE = "a jid looks like j1234567890.1234, as ansible_job_id gives it"
+
+
+def valid_jid(jid: str) -> bool:
+    """Tell whether this can be the id of a job, ours or the builtin's."""
+    return len(jid) <= 128 and _JID.fullmatch(jid) is not None
+
+
+def check_jid(jid: str) -> str:
+    """Return the jid, or raise JobError with the rule that it breaks."""
+    if not valid_jid(jid):
+        raise JobError("could not find job %r: parameter jid is not valid; %s" % (jid, _JID_RULE))
+    return jid
+
+
+def signal_number(name: str) -> int:
+    """Return the number of a signal given as ``TERM``, ``SIGTERM`` or ``15``; raise JobError if there is none."""
+    text = name.strip().upper()
+    try:
+        if text.isdigit():
+            return int(signal.Signals(int(text)))
+        return int(signal.Signals[text if text.startswith("SIG") else "SIG" + text])
+    except (KeyError, ValueError):
+        raise JobError("unknown signal %r: give a name such as TERM, INT or HUP, or its number" % name) from None
+
+
+def signal_name(number: int) -> str:
+    """Return ``SIGKILL`` for 9; a real-time signal without a name of its own is called ``SIG<number>``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "SIG%d" % number
+
+
+def timestamp(epoch: float) -> str:
+    """Write a moment as the builtin ``command`` does: local time, ``2026-01-31 23:59:59.123456``."""
+    micros = int(round(epoch * 1000000))
+    return "%s.%06d" % (time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(micros // 1000000)), micros % 1000000)
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as the builtin ``command`` does: ``0:00:15.001234``, ``1 day, 0:00:01.000000``."""
+    micros = max(0, int(round(seconds * 1000000)))
+    rest, micros = divmod(micros, 1000000)
+    days, rest = divmod(rest, 86400)
+    text = "%d:%02d:%02d.%06d" % (rest // 3600, rest // 60 % 60, rest % 60, micros)
+    return "%d day%s, %s" % (days, "" if days == 1 else "s", text) if days else text
+
+
+def exit_outcome(status: int) -> Tuple[str, int, Optional[str]]:
+    """Split a wait status into state, rc and signal name; a death by signal has rc = -signal, as in ``command``."""
+    if status & 0x7F:
+        number = status & 0x7F
+        return FAILED, -number, signal_name(number)
+    rc = status >> 8 & 0xFF
+    return (FAILED if rc else SUCCEEDED), rc, None
+
+
+class Evidence:
+    """What can be seen of a job whose record is not final.
+
+    :param keeper: whether somebody holds the keeper's lock.
+    :param runner: whether somebody holds the runner's lock.
+    :param exited: whether a valid exit record exists.
+    :param same_boot: whether the machine has not been rebooted since the launch.
+    :param command: whether a process of the command has been seen alive.
+    """
+
+    __slots__ = ("command", "exited", "keeper", "runner", "same_boot")
+
+    def __init__(self, *, keeper: bool, runner: bool, exited: bool, same_boot: bool, command: bool) -> None:
+        self.keeper = keeper
+        self.runner = runner
+        self.exited = exited
+        self.same_boot = same_boot
+        self.command = command
+
+
+def verdict(evidence: Evidence) -> Tuple[str, Optional[str]]:
+    """Say what has become of a job whose record is not final: a state and a reason.
+
+    The table is in docs/design.md; the first row that fits decides. ``exited`` stands for "the exit record decides":
+    the state is then what :func:`outcome` makes of it.
+    """
+    if evidence.keeper:
+        return RUNNING, None  # with an exit record too: its keeper is about to write the final record
+    if evidence.exited:
+        return "exited", None
+    if not evidence.same_boot:
+        return LOST, "rebooted"
+    if evidence.runner or evidence.command:
+        return RUNNING, "unsupervised"
+    return LOST, "killed"
+
+
+def new_record(jid: str, request: Record, place: Record) -> Record:
+    """Return the record of a job that is about to run.
+
+    :param request: what the user asked for, as the launcher got it.
+    :param place: where the job lies and who runs it: user, boot id, process ids, paths.
+    """
+    hidden = request["no_log"]
+    timeout = request["timeout"]
+    now, clock = place["epoch"], place["monotonic"]
+    return {
+        "ansible_job_id": jid,
+        "name": None,
+        "state": RUNNING,
+        "started": True,
+        "finished": False,
+        "rc": None,
+        "signal": None,
+        "reason": None,
+        "cmd": HIDDEN if hidden else request["cmd"],
+        "start": timestamp(now),
+        "end": None,
+        "delta": None,
+        "elapsed": 0.0,
+        "timeout": timeout,
+        "deadline": timestamp(now + timeout) if timeout else None,
+        "stdout": "",
+        "stderr": "",
+        "stdout_bytes": 0,
+        "stderr_bytes": 0,
+        "truncated": False,
+        "stdout_file": place["stdout_file"],
+        "stderr_file": place["stderr_file"],
+        "results_file": place["results_file"],
+        "containment": place["containment"],
+        "user": place["user"],
+        "progress": None,
+        PRIVATE: {
+            "version": VERSION,
+            "no_log": hidden,
+            "boot_id": place["boot_id"],
+            "epoch": now,
+            "monotonic": clock,
+            "grace": request["grace"],
+            "stop_signal": request["stop_signal"],
+            "output_limit": request["output_limit"],
+            "keeper": place["keeper"],
+            "runner": place["runner"],
+            "command": place["command"],
+        },
+    }
+
+
+def finish(record: Record, *, state: str, reason: Optional[str], exited: Optional[Record], ending: Optional[Record]) -> Record:
+    """Return the final form of a record.
+
+    :param state: a finished state, or ``exited`` for "as the exit record says".
+    :param exited: the exit record (``status``, ``epoch``, ``monotonic``), if there is one.
+    :param ending: why and how somebody of ours ended the job, if somebody did (``state``, ``reason``, ``signal``, ``survivors``).
+    """
+    private = record[PRIVATE]
+    final = dict(record, finished=True, changed=True, elapsed=None)
+    if exited is not None:
+        state, final["rc"], final["signal"] = exit_outcome(exited["status"])
+        elapsed = max(0.0, exited["monotonic"] - private["monotonic"])
+        final.update(end=timestamp(private["epoch"] + elapsed), delta=duration(elapsed), elapsed=round(elapsed, 6))
+    if ending is not None:
+        state, reason = ending["state"], ending.get("reason")
+        final["survivors"] = ending.get("survivors") or []
+        if final["rc"] == 0:
+            # A command may answer the stop signal with exit 0. It was ended all the same, and whoever
+            # decides by `rc != 0` must not take it for done: the signal that ended it is its rc.
+            final.update(rc=-ending["signal"], signal=signal_name(ending["signal"]))
+    final.update(state=state, reason=reason, failed=state != SUCCEEDED)
+    final["msg"] = message(final)
+    return final
+
+
+def message(job: Record) -> str:
+    """Tell in one sentence what became of a finished job."""
+    state, rc = job["state"], job["rc"]
+    who = "job %s" % (job.get("name") or job["ansible_job_id"])
+    why = {
+        SUCCEEDED: "%s succeeded" % who,
+        FAILED: "%s failed: rc %s" % (who, rc) if job["signal"] is None else "%s was killed by %s (rc %s)" % (who, job["signal"], rc),
+        TIMED_OUT: "%s timed out: it was ended after its limit of %s s" % (who, job["timeout"]),
+        STOPPED: "%s was stopped on request" % who,
+        LOST: "%s is lost (%s): it is gone and its exit status is unknown" % (who, job["reason"]),
+    }[state]
+    if job.get("survivors"):
+        why += "; still alive: " + ", ".join("%s (pid %s)" % (one["name"], one["pid"]) for one in job["survivors"])
+    shown = state != SUCCEEDED and not job.get(PRIVATE, {}).get("no_log")
+    last = (job.get("stderr") or "") if shown else ""
+    last = last.rstrip().rpartition("\n")[2].strip()
+    return "%s; last line of stderr: %s" % (why, last[:300]) if last else why

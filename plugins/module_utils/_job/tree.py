@@ -1,0 +1,109 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finding and ending the processes of a job. Nobody is signalled who has not been seen to belong to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from .schema import COOKIE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Optional, Set
+
+
+class Process:
+    """One process as /proc showed it: ``pid`` and ``started`` (clock ticks since boot) together are its identity."""
+
+    __slots__ = ("name", "parent", "pid", "session", "started", "zombie")
+
+    def __init__(self, pid: int, stat: bytes) -> None:
+        # proc(5): pid (comm) state ppid pgrp session ...; comm may itself hold blanks and parentheses
+        head, _paren, rest = stat.rpartition(b")")
+        fields = rest.split()
+        self.pid = pid
+        self.name = head.partition(b"(")[2].decode("utf-8", "replace")
+        self.zombie = fields[0] in (b"Z", b"X")
+        self.parent = int(fields[1])
+        self.session = int(fields[3])
+        self.started = int(fields[19])
+
+
+def process(pid: int) -> Optional[Process]:
+    """Look at one process; None if there is none of that pid."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as stat:
+            return Process(pid, stat.read())
+    except (OSError, IndexError):
+        return None
+
+
+def is_alive(pid: int, started: int) -> bool:
+    """Tell whether this very process, not a later one with its pid, is there and not a zombie."""
+    found = process(pid)
+    return found is not None and found.started == started and not found.zombie
+
+
+def all_processes() -> Dict[int, Process]:
+    """Look at every process that /proc shows, by pid."""
+    found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return {one.pid: one for one in found if one is not None}
+
+
+def members(jid: str, *, roots: Iterable[int], session: int, spared: Set[int], marked: bool) -> List[Process]:
+    """Return the living processes of a job.
+
+    :param roots: pids whose descendants belong to the job.
+    :param session: the command's session id; 0 if it is not to be asked.
+    :param spared: pids of ours, which do not belong to it.
+    :param marked: whether to look for the job's mark in every environment too. Needed where orphans do not become our children.
+    """
+    table = all_processes()
+    children: Dict[int, List[int]] = {}
+    for one in table.values():
+        children.setdefault(one.parent, []).append(one.pid)
+    found = set()
+    todo = list(roots)
+    while todo:
+        for pid in children.get(todo.pop(), ()):
+            if pid not in found:
+                found.add(pid)
+                todo.append(pid)
+    found.update(one.pid for one in table.values() if session and one.session == session)
+    if marked:
+        mark = ("%s=%s" % (COOKIE, jid)).encode()
+        found.update(pid for pid in table if mark in _environment(pid))
+    return [table[pid] for pid in sorted(found - spared) if not table[pid].zombie]
+
+
+def send(target: Process, number: int) -> None:
+    """Send a signal to this very process; one that is gone, or that we may not signal, is left alone."""
+    try:
+        if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):
+            fd = os.pidfd_open(target.pid)
+            try:
+                if is_alive(target.pid, target.started):
+                    signal.pidfd_send_signal(fd, number)
+            finally:
+                os.close(fd)
+            return
+    except ProcessLookupError:
+        return
+    except OSError:
+        pass  # a kernel older than the interpreter, or not ours to signal: the plain call tells
+    try:
+        if is_alive(target.pid, target.started):
+            os.kill(target.pid, number)
+    except OSError:
+        pass
+
+
+def _environment(pid: int) -> List[bytes]:
+    try:
+        with open("/proc/%d/environ" % pid, "rb") as environ:
+            return environ.read().split(b"\0")
+    except OSError:
+        return []
