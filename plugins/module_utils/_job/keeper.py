@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .runner import Inheritance
     from .schema import Record
 
-KILL_PATIENCE = 5.0  # seconds after the first SIGKILL until what is still alive is called a survivor
+KILL_PATIENCE = 2.0  # seconds after the first SIGKILL until what is still alive is called a survivor
 SWEEP_INTERVAL = (0.01, 0.25)  # seconds between two looks at a tree that is being ended: the first, and the longest
 ORPHAN_INTERVAL = 0.5  # seconds between two looks at a command that is nobody's child of ours any more
 

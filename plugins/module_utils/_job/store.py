@@ -31,7 +31,7 @@ from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator, List, Optional
+    from typing import Dict, Iterator, List, Optional
 
     from .schema import Record
 
@@ -144,6 +144,35 @@ class Store:
         """Return the path of something below the private folder."""
         return os.path.join(self.path, PRIVATE_DIR, *names)
 
+    def install_engine(self, digest: str, files: Dict[str, bytes]) -> str:
+        """Put a copy of this package into the async dir, whole or not at all, and return its path.
+
+        :param digest: of the contents; an engine of that digest which is there already is used as it is.
+        """
+        path = self.private_path("engine", digest, "_job")
+        if os.path.isdir(path):
+            return path
+        scratch = "%s.%d" % (digest, os.getpid())
+        package = self.private("engine", scratch, "_job")
+        os.close(self.private("engine", scratch, "_job", "__pycache__"))
+        for name, content in files.items():
+            _write_new(package, name, content)
+        os.fsync(package)
+        engines = self.private("engine")
+        try:
+            os.rename(scratch, digest, src_dir_fd=engines, dst_dir_fd=engines)
+        except OSError:
+            # Somebody else was faster: theirs is the same, to the byte.
+            for name in files:
+                os.unlink(name, dir_fd=package)
+            os.rmdir("__pycache__", dir_fd=package)
+            os.rmdir(scratch + "/_job", dir_fd=engines)
+            os.rmdir(scratch, dir_fd=engines)
+        finally:
+            os.close(package)
+            os.close(engines)
+        return path
+
     def job(self, jid: str) -> Job:
         """Return the job of that jid, whether there is one or not."""
         return Job(self, schema.check_jid(jid))
@@ -213,7 +242,7 @@ class Job:
     def publish(self, record: Record) -> None:
         """Write the job's first record, durably: from now on the job exists for everybody."""
         data = json.dumps(record).encode()
-        self._write_new("first", data)
+        _write_new(self.fd, "first", data)
         self._reserve("record", len(data) + SLOT_BYTES)
         os.fsync(self.fd)
         self._install("first")
@@ -345,14 +374,6 @@ class Job:
         finally:
             os.close(jobs)
 
-    def _write_new(self, name: str, data: bytes) -> None:
-        fd = os.open(name, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=self.fd)
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
     def _reserve(self, name: str, size: int) -> None:
         fd = os.open(name, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=self.fd)
         try:
@@ -418,6 +439,15 @@ def _why_not(path: str, error: OSError) -> List[str]:
 
 def _refusal(path: str, why: str, advice: str) -> JobError:
     return JobError("cannot use async_dir %s as user %s: %s; %s" % (path, user_name(os.geteuid()), why, advice), async_dir=path)
+
+
+def _write_new(folder: int, name: str, data: bytes) -> None:
+    fd = os.open(name, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=folder)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _unlink(name: str, folder: int) -> None:

@@ -1,0 +1,55 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Argument specs that modules share, and what follows from them. Private to the collection."""
+
+from __future__ import annotations
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ._job.errors import JobError
+from ._job.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict
+
+ASYNC_DIR_SPEC: Dict[str, Any] = {"async_dir": {"type": "path"}}  # documented by the fragment async_dir
+
+# Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
+UNSHOWN = ("env", "stdin")
+
+
+def open_store(module: AnsibleModule, *, create: bool) -> Store:
+    """Resolve the async dir, here on the target and nowhere else, and open it.
+
+    :raises FileNotFoundError: it is not there, and ``create`` is false.
+    :raises JobError: it cannot be used; the message says why and as whom.
+    """
+    return Store.open(async_dir(module), create=create)
+
+
+def async_dir(module: AnsibleModule) -> str:
+    """Return the path of the async dir: the parameter, else the environment's, else ansible-core's default."""
+    configured = module.params["async_dir"] or os.environ.get("ANSIBLE_ASYNC_DIR") or "~/.ansible_async"
+    return os.path.expanduser(os.path.expandvars(configured))
+
+
+def check_range(module: AnsibleModule, *names: str) -> None:
+    """Refuse negative numbers. :raises JobError: naming the parameter."""
+    for name in names:
+        value = module.params[name]
+        if value is not None and not 0 <= value < float("inf"):
+            raise JobError("%s must not be negative or infinite, but is %s" % (name, value))
+
+
+def unshown_invocation(module: AnsibleModule) -> Dict[str, Any]:
+    """Return the echo of the parameters that every result carries, without the secret ones.
+
+    The spec marks them ``no_log``, which keeps them out of syslog; what ansible-core derives from that for results is undone.
+    """
+    module.no_log_values.clear()
+    hidden = {name: "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" for name in UNSHOWN if module.params.get(name) is not None}
+    return {"module_args": dict(module.params, **hidden)}

@@ -1,0 +1,171 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Launching jobs from a module: what the user asked for, the engine's copy, the launcher. Private to the collection."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import pkgutil
+import shlex
+import sys
+
+from ansible.module_utils.basic import AnsibleModule
+
+from . import _job
+from ._argspec import ASYNC_DIR_SPEC
+from ._job import errors, kernel, keeper, launcher, output, program, runner, schema, store, tree
+from ._job.errors import JobError
+from ._plan import DEFAULT_GRACE, plain
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional
+
+    from ._job.schema import Record
+    from ._job.store import Store
+
+# The engine is made of these files. Naming them here also makes ansible-core ship them with every module that launches.
+ENGINE = (_job, errors, kernel, keeper, launcher, output, program, runner, schema, store, tree)
+
+JOB_SPEC: Dict[str, Any] = {
+    "cmd": {"type": "str"},
+    "argv": {"type": "list", "elements": "str"},
+    "shell": {"type": "str"},
+    "executable": {"type": "path", "default": "/bin/sh"},
+    "timeout": {"type": "float", "default": 3600},
+    "grace": {"type": "float", "default": DEFAULT_GRACE},
+    "stop_signal": {"type": "str", "default": "TERM"},
+    "chdir": {"type": "path"},
+    "env": {"type": "dict", "no_log": True},
+    "stdin": {"type": "str", "no_log": True},
+    "stdin_add_newline": {"type": "bool", "default": True},
+    "creates": {"type": "path"},
+    "removes": {"type": "path"},
+    "umask": {"type": "raw"},
+    "nice": {"type": "int"},
+    "output_limit": {"type": "int", "default": 64 * 1024 * 1024},
+    "containment": {"type": "str", "default": "auto", "choices": ["auto", "process"]},
+    **ASYNC_DIR_SPEC,
+}
+ONE_COMMAND = ["cmd", "argv", "shell"]
+
+
+def build_request(params: Dict[str, Any], *, no_log: bool) -> Record:
+    """Turn parameters into a request for the launcher (see there).
+
+    :raises JobError: naming the parameter that is wrong.
+    """
+    argv = _argv(params)
+    stdin = params["stdin"]
+    if stdin is not None and params["stdin_add_newline"] and not stdin.endswith("\n"):
+        stdin += "\n"
+    request = {
+        "argv": argv,
+        "cmd": params["shell"] if params["shell"] is not None else argv,
+        "chdir": params["chdir"],
+        "env": _environment(params["env"] or {}),
+        "stdin": stdin,
+        "umask": _umask(params["umask"]),
+        "nice": params["nice"],
+        "timeout": plain(params["timeout"]),
+        "grace": plain(params["grace"]),
+        "stop_signal": schema.signal_number(params["stop_signal"]),
+        "output_limit": params["output_limit"],
+        "no_log": no_log,
+    }
+    for name in ("cmd", "argv", "shell", "chdir"):
+        if params[name] is not None and "\0" in "".join(params[name]):
+            raise JobError("%s holds a null character, which no program can be given" % name)
+    return request
+
+
+def unneeded(params: Dict[str, Any]) -> Optional[str]:
+    """Say why there is nothing to launch, by ``creates`` and ``removes``; None if there is."""
+    for name, unwanted, says in (("creates", True, "exists"), ("removes", False, "does not exist")):
+        path = params[name]
+        if path is not None:
+            found = glob.glob(os.path.join(params["chdir"] or "", path))
+            if bool(found) == unwanted:
+                return "not started: %s %s %s" % (name, found[0] if found else path, says)
+    return None
+
+
+def launch(module: AnsibleModule, where: Store, requests: List[Record]) -> List[Record]:
+    """Launch jobs and return, in order, for each ``{"record": ...}`` or ``{"error": {"msg": ...}}``.
+
+    It returns when every command has been exec'ed or has failed to.
+
+    :raises JobError: the launcher could not be run at all.
+    """
+    if not sys.executable:
+        raise JobError("cannot launch a job: this Python does not know the path of its own interpreter")
+    umask = os.umask(0o077)
+    try:
+        program_path = os.path.join(_install(where), "program.py")
+    except OSError as error:
+        raise JobError("cannot write in async_dir %s: %s" % (where.path, error.strerror), async_dir=where.path) from None
+    finally:
+        os.umask(umask)
+    rc, out, err = module.run_command(
+        [sys.executable, "-I", "-S", program_path],
+        data=json.dumps({"async_dir": where.path, "jobs": requests}),
+        binary_data=True,
+        expand_user_and_vars=False,
+    )
+    try:
+        answers: List[Record] = json.loads(out)["jobs"]
+    except (ValueError, KeyError):
+        raise JobError("the launcher %s gave no answer (rc %s): %s" % (program_path, rc, err.strip()[-2000:])) from None
+    return answers
+
+
+def _install(where: Store) -> str:
+    files = {}
+    for part in ENGINE:
+        name = "__init__.py" if part is _job else part.__name__.rpartition(".")[2] + ".py"
+        files[name] = pkgutil.get_data(_job.__name__, name) or b""
+    digest = hashlib.sha256(json.dumps([[name, files[name].decode()] for name in sorted(files)]).encode()).hexdigest()
+    return where.install_engine(digest[:32], files)
+
+
+def _argv(params: Dict[str, Any]) -> List[str]:
+    if params["shell"] is not None:
+        if not params["shell"].strip():
+            raise JobError("shell is empty: give the line to run")
+        return [params["executable"], "-c", params["shell"]]
+    argv: List[str] = params["argv"]
+    if argv is None:
+        try:
+            argv = shlex.split(params["cmd"])
+        except ValueError as error:
+            raise JobError("cmd cannot be split into words (%s): %s" % (error, params["cmd"])) from None
+    if not argv or not argv[0]:
+        raise JobError("%s is empty: give the program to run and its arguments" % ("cmd" if params["argv"] is None else "argv"))
+    return argv
+
+
+def _environment(env: Dict[str, Any]) -> Dict[str, str]:
+    found = {}
+    for name, value in env.items():
+        if not name or "=" in name or "\0" in name:
+            raise JobError("env has a variable with the impossible name %r" % name)
+        if not isinstance(value, (str, int, float)) or "\0" in str(value):
+            raise JobError("env has no usable value for %s: give a string" % name)
+        found[name] = str(value)
+    return found
+
+
+def _umask(value: object) -> Optional[int]:
+    if value is None:
+        return None
+    try:
+        mask = value if isinstance(value, int) else int(str(value), 8)
+    except ValueError:
+        mask = -1
+    if not 0 <= mask <= 0o777:
+        raise JobError("umask must be an octal number between 0 and 0777, not %r" % (value,))
+    return mask

@@ -1,0 +1,203 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking at a job: from record and evidence to the job dictionary. Private to the collection."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from ._job import output, schema, store, tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._job.schema import Record
+    from ._job.store import Job
+
+RECHECK_INTERVAL = 0.25  # seconds between two looks at a job whose end nobody announces: the builtin's, or an orphaned command
+TIMED_OUT_MSG = "Timeout exceeded"  # what the builtin async_wrapper says of a job that it has killed
+
+
+def look(job: Job, *, show: str = "full") -> Record:
+    """Return the job dictionary as it is now.
+
+    A verdict that is final is written down, so that every later reader sees the same.
+
+    :param show: ``full``, ``tail`` or ``none`` of the output.
+    :raises MissingRecord: there is no such job.
+    """
+    try:
+        record = job.read_record()
+        if schema.PRIVATE not in record:
+            return present(_from_builtin(job, record), show)
+        if not record["finished"]:
+            record = _judge(job, record, show)
+    except store.DamagedRecord as damage:
+        record = _damaged(job, str(damage))
+    return present(record, show)
+
+
+def wait(job: Job, seconds: float, *, show: str = "full") -> Record:
+    """Look at a job as soon as it has finished, at the latest after so many seconds.
+
+    The kernel wakes us when the keeper ends; until then no time of the processor is used.
+
+    :raises MissingRecord: there is no such job.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        bell = _bell(job)
+        try:
+            found = look(job, show=show)
+            left = until - time.monotonic()
+            if found["finished"] or left <= 0:
+                return found
+            if bell is None:
+                time.sleep(min(left, RECHECK_INTERVAL))
+            else:
+                bell_poll = select.poll()
+                bell_poll.register(bell, 0)  # hang-ups are reported without being asked for
+                bell_poll.poll(int(left * 1000) + 1)
+        finally:
+            if bell is not None:
+                os.close(bell)
+
+
+def _bell(job: Job) -> int | None:
+    try:
+        fd = job.watch("keeper")
+        return job.watch("runner") if fd is None else fd
+    except OSError:  # a job of the builtin
+        return None
+
+
+def _judge(job: Job, record: Record, show: str) -> Record:
+    """Decide what has become of a job of ours whose record is not final."""
+    keeper = job.is_held("keeper")
+    if not keeper:
+        record = job.read_record()  # the keeper may have written the final record and ended since we read it
+        if record["finished"]:
+            return record
+    private = record[schema.PRIVATE]
+    same_boot = private["boot_id"] == store.boot_id()
+    runner = job.is_held("runner")
+    exited = job.slot("exit")
+    command = same_boot and tree.is_alive(private["command"]["pid"], private["command"]["started"])
+    evidence = schema.Evidence(keeper=keeper, runner=runner, exited=exited is not None, same_boot=same_boot, command=command)
+    state, reason = schema.verdict(evidence)
+    if state == schema.RUNNING:
+        elapsed = round(time.monotonic() - private["monotonic"], 3)
+        return dict(record, reason=reason, elapsed=elapsed, **streams(job, record, schema.EMBED_LIMIT if show != "none" else 0))
+    final = dict(record, **streams(job, record, schema.EMBED_LIMIT))
+    final = schema.finish(final, state=state, reason=reason, exited=exited, ending=job.slot("ending"))
+    return _reconcile(job, final)
+
+
+def streams(job: Job, record: Record, limit: int) -> Record:
+    """Return what the files hold of a job's output, as keys of the job dictionary."""
+    if record[schema.PRIVATE]["no_log"]:
+        return {name: schema.HIDDEN for name in output.STREAMS}
+    found: Record = {"truncated": False}
+    for name in output.STREAMS:
+        try:
+            fd = job.open_stream(name, os.O_RDONLY)
+        except OSError:
+            found.update({name: "", "truncated": True})
+            continue
+        try:
+            found[name], found[name + "_bytes"], cut = output.excerpt(fd, limit)
+        finally:
+            os.close(fd)
+        found["truncated"] = found["truncated"] or (cut and limit > 0)
+    return found
+
+
+def _reconcile(job: Job, final: Record) -> Record:
+    """Write a final verdict down; one writer at a time, and the first one's verdict holds."""
+    try:
+        lock = job.lock("keeper")
+        if lock is None:  # another reader is about to do the same
+            return final
+        try:
+            written = job.read_record()
+            if written["finished"]:
+                return written
+            job.conclude(final)
+        finally:
+            os.close(lock)
+    except OSError:
+        pass  # a read-only or removed folder: the evidence stays, and every look comes to the same verdict
+    return final
+
+
+def _damaged(job: Job, why: str) -> Record:
+    """Return the dictionary of a job whose record cannot be read: what the exit record knows, or that it is lost."""
+    found = unknown(job.jid)
+    found.update(started=True, results_file=job.results_file, reason="record damaged", failed=True, changed=False)
+    try:
+        if job.is_held("keeper") or job.is_held("runner"):
+            found.update(state=schema.RUNNING, finished=False, failed=False)
+            return found
+        exited = job.slot("exit")
+    except OSError:
+        exited = None
+    if exited is None:
+        found.update(state=schema.LOST)
+    else:
+        found["state"], found["rc"], found["signal"] = schema.exit_outcome(exited["status"])
+        found["failed"] = found["state"] != schema.SUCCEEDED
+    found["msg"] = "the record of job %s, %s, is damaged: %s" % (job.jid, job.results_file, why)
+    if exited is None:
+        found["msg"] += "; nothing else tells how the job ended"
+    return found
+
+
+def _from_builtin(job: Job, record: Record) -> Record:
+    """Return the dictionary of a job that ``async`` launched; its record is the result of any module."""
+    finished = "started" not in record or bool(record.get("finished"))
+    found = unknown(job.jid)
+    found.update((key, value) for key, value in record.items() if not key.startswith("_ansible_"))
+    failed = finished and bool(record.get("failed"))
+    state = schema.SUCCEEDED if finished else schema.RUNNING
+    if failed:
+        state = schema.TIMED_OUT if record.get("msg") == TIMED_OUT_MSG and "child_pid" in record else schema.FAILED
+    rc = found["rc"] if finished else None
+    found.update(
+        ansible_job_id=job.jid,
+        name=None,
+        state=state,
+        started=True,
+        finished=finished,
+        failed=failed,
+        rc=rc,
+        signal=schema.signal_name(-rc) if isinstance(rc, int) and rc < 0 else None,
+        results_file=job.results_file,
+        user=store.user_name(os.geteuid()),
+    )
+    return found
+
+
+def unknown(jid: str) -> Record:
+    """Return the job dictionary of which nothing is known but the id."""
+    keys = (
+        "name state rc signal reason cmd start end delta elapsed timeout deadline stdout_bytes stderr_bytes "
+        "stdout_file stderr_file results_file containment user progress"
+    )
+    found: Record = {key: None for key in keys.split()}
+    found.update(ansible_job_id=jid, started=False, finished=True, stdout="", stderr="", truncated=False)
+    return found
+
+
+def present(record: Record, show: str = "full") -> Record:
+    """Return what a result shows of a record: no private part, as much output as asked for, and its lines."""
+    shown = {key: value for key, value in record.items() if key != schema.PRIVATE}
+    shown.setdefault("changed", False)
+    shown.setdefault("failed", False)  # ansible-core takes an rc that is not 0, also null, for a failure unless it is told
+    shown["erased"] = None
+    for name in output.STREAMS:
+        text = str(shown.get(name) or "")
+        shown[name] = {"full": text, "tail": output.tail_text(text), "none": ""}[show]
+        shown[name + "_lines"] = shown[name].splitlines()
+    return shown

@@ -1,0 +1,331 @@
+#!/usr/bin/python
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Launch one job."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: job_start
+author:
+  - durable.jobs contributors (@durable-jobs)
+version_added: 0.1.0
+short_description: Launch a command as a durable background job
+description:
+  - Launches a command on the target and returns as soon as it has really been started, or fails with the reason why it cannot be.
+  - From then on the job needs neither the connection nor the controller. Look at it with M(durable.jobs.job_status).
+  - The command gets the environment, the umask and the working directory that M(ansible.builtin.command) would have given it, and
+    E(DURABLE_JOB_ID), the job's id.
+options:
+  cmd:
+    description:
+      - The command, split into words as a shell would. No shell sees it and nothing in it is expanded.
+    type: str
+  argv:
+    description:
+      - The command as a list of words.
+    type: list
+    elements: str
+  shell:
+    description:
+      - A line for the shell O(executable).
+    type: str
+  executable:
+    description:
+      - The shell that runs O(shell).
+    type: path
+    default: /bin/sh
+  timeout:
+    description:
+      - Seconds that the command may run. After that the job is ended and its state is V(timed_out). V(0) sets no limit.
+    type: float
+    default: 3600
+  grace:
+    description:
+      - Seconds between O(stop_signal) and SIGKILL when the job is ended.
+    type: float
+    default: 10
+  stop_signal:
+    description:
+      - The signal that asks the job to end, by name or number. Every process of the job gets it, also those that have left its session.
+    type: str
+    default: TERM
+  chdir:
+    description:
+      - Directory in which to run the command.
+    type: path
+  env:
+    description:
+      - Environment variables for the command, beside those of the task's C(environment). They are stored nowhere.
+    type: dict
+  stdin:
+    description:
+      - What the command reads from its standard input. Without it the command reads from C(/dev/null). It is stored nowhere.
+    type: str
+  stdin_add_newline:
+    description:
+      - Whether to end O(stdin) with a newline.
+    type: bool
+    default: true
+  creates:
+    description:
+      - A path or glob pattern, relative to O(chdir). If it exists, nothing is started.
+    type: path
+  removes:
+    description:
+      - A path or glob pattern, relative to O(chdir). If it does not exist, nothing is started.
+    type: path
+  umask:
+    description:
+      - The command's umask as an octal number, for example V('0022').
+    type: raw
+  nice:
+    description:
+      - By how much to raise the command's nice value. Only root can lower it.
+    type: int
+  output_limit:
+    description:
+      - Bytes of each of the two output streams that are kept on disk, half of them from the beginning and half from the end. V(0) keeps all.
+      - The command is neither stopped nor slowed down by it.
+    type: int
+    default: 67108864
+  containment:
+    description:
+      - What holds the job's processes together and protects them.
+      - V(process) is a session of its own whose keeper adopts every orphan.
+      - V(auto) takes the best that the target has.
+    type: str
+    default: auto
+    choices:
+      - auto
+      - process
+extends_documentation_fragment:
+  - durable.jobs.async_dir
+  - durable.jobs.attributes
+attributes:
+  check_mode:
+    details:
+      - Nothing is started or written. The result has the id V(j0.0), with which M(durable.jobs.job_status) reports a skipped look.
+notes:
+  - What is passed in O(env) and O(stdin), and the command and output of a task with C(no_log), is never stored where a look would print it.
+seealso:
+  - module: durable.jobs.job_status
+  - module: ansible.builtin.command
+"""
+
+EXAMPLES = r"""
+- name: Start a backup that may take an hour
+  durable.jobs.job_start:
+    cmd: /usr/local/bin/backup --all
+    timeout: 3600
+  register: backup
+
+- name: Wait for it
+  durable.jobs.job_status:
+    jid: "{{ backup.ansible_job_id }}"
+    wait: "{{ backup.poll.wait }}"
+  register: backup_result
+  until: backup_result.finished
+  retries: "{{ backup.poll.retries }}"
+  delay: "{{ backup.poll.delay }}"
+"""
+
+RETURN = r"""
+poll:
+  description: How to poll this job; C(retries) and C(delay) for the task, C(wait) for M(durable.jobs.job_status). They belong together.
+  returned: when a job was launched
+  type: dict
+  sample:
+    retries: 361
+    delay: 1
+    wait: 9
+ansible_job_id:
+  description: The job's id, C(jid) for short. Unique, and sortable by launch time.
+  returned: always
+  type: str
+  sample: j1795301990843259553.10311
+name:
+  description: The user's own id for this work; null if it has none.
+  returned: always
+  type: str
+state:
+  description:
+    - One of V(queued), V(running), V(succeeded) (rc 0), V(failed) (another rc, or killed by a signal that nobody of ours sent), V(timed_out),
+      V(stopped) (on request) and V(lost) (the job is gone and its exit status cannot be known).
+    - Null if there is no such job.
+  returned: always
+  type: str
+  sample: running
+started:
+  description: Whether the job has been started.
+  returned: always
+  type: bool
+finished:
+  description: Whether the job has ended, in whatever way.
+  returned: always
+  type: bool
+rc:
+  description:
+    - The exit status; minus the number of the signal if a signal ended the command; null while the job runs or if nobody can know.
+    - It is V(0) only for a job that succeeded. A command that answers the stop signal of its deadline with exit 0 has minus the stop signal here.
+  returned: always
+  type: int
+  sample: 0
+signal:
+  description: Name of the signal that ended the command; null if none did.
+  returned: always
+  type: str
+  sample: SIGKILL
+reason:
+  description: What else is known of the state, for example V(rebooted) or V(killed) of a lost job, V(unsupervised) of a running one whose keeper was killed.
+  returned: always
+  type: str
+cmd:
+  description: What was launched, as a list, or as a string if it was given as O(durable.jobs.job_start#module:shell).
+  returned: always
+  type: raw
+  sample: [/bin/sleep, '15']
+start:
+  description: When the command was started, in the target's local time.
+  returned: always
+  type: str
+  sample: '2026-11-21 22:59:50.861902'
+end:
+  description: When the command ended, counted from RV(start) by a clock that nobody can set.
+  returned: always
+  type: str
+delta:
+  description: How long the command ran.
+  returned: always
+  type: str
+  sample: '0:00:15.004321'
+elapsed:
+  description: How long the command has been running or ran, in seconds.
+  returned: always
+  type: float
+timeout:
+  description: The limit in seconds; V(0) if there is none.
+  returned: always
+  type: float
+deadline:
+  description: When the limit is reached; null if there is none.
+  returned: always
+  type: str
+stdout:
+  description:
+    - What the command has written to its standard output so far, without trailing newlines. Bytes that are not UTF-8 are replaced.
+    - Of more than 1 MiB the beginning and the end, with a mark in between.
+  returned: always
+  type: str
+stderr:
+  description: The same of its standard error output.
+  returned: always
+  type: str
+stdout_lines:
+  description: RV(stdout) as a list of lines.
+  returned: always
+  type: list
+  elements: str
+stderr_lines:
+  description: RV(stderr) as a list of lines.
+  returned: always
+  type: list
+  elements: str
+stdout_bytes:
+  description: How many bytes the command has written to its standard output.
+  returned: always
+  type: int
+stderr_bytes:
+  description: How many bytes the command has written to its standard error output.
+  returned: always
+  type: int
+truncated:
+  description: Whether RV(stdout) or RV(stderr) lacks anything.
+  returned: always
+  type: bool
+stdout_file:
+  description: The file on the target into which the command writes. What was cut by the output limit is a hole in it.
+  returned: always
+  type: str
+stderr_file:
+  description: The same of its standard error output.
+  returned: always
+  type: str
+results_file:
+  description: The job's record on the target, JSON.
+  returned: always
+  type: str
+containment:
+  description: What holds the job's processes together.
+  returned: always
+  type: str
+  sample: process
+user:
+  description: The user on the target as whom the job runs.
+  returned: always
+  type: str
+progress:
+  description: What the command has reported of its progress; null if nothing.
+  returned: always
+  type: dict
+survivors:
+  description: Processes (C(pid) and C(name)) that were still alive after SIGKILL.
+  returned: when the job was ended by its deadline or on request
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._argspec import check_range, open_store, unshown_invocation
+from ..module_utils._job import schema
+from ..module_utils._job.errors import JobError
+from ..module_utils._launch import JOB_SPEC, ONE_COMMAND, build_request, launch, unneeded
+from ..module_utils._looking import present, unknown
+from ..module_utils._plan import poll_plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..module_utils._job.schema import Record
+
+
+def run(module: AnsibleModule) -> Record:
+    """Launch what the parameters ask for and return the result."""
+    params = module.params
+    check_range(module, "timeout", "grace", "output_limit")
+    request = build_request(params, no_log=module.no_log)
+    skip = unneeded(params)
+    if skip is not None:
+        return dict(present(unknown(schema.PREDICTED_JID)), changed=False, skipped=True, msg=skip)
+    plan = poll_plan(params["timeout"], grace=params["grace"])
+    if module.check_mode:
+        try:
+            open_store(module, create=False)
+        except FileNotFoundError:
+            pass  # a real run would make it
+        predicted = dict(unknown(schema.PREDICTED_JID), finished=False, cmd=request["cmd"], timeout=request["timeout"])
+        return dict(present(predicted), changed=True, poll=plan, msg="would start a job")
+    answer = launch(module, open_store(module, create=True), [request])[0]
+    if "error" in answer:
+        raise JobError(**answer["error"])
+    return dict(present(answer["record"]), changed=True, poll=plan)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=JOB_SPEC,
+        mutually_exclusive=[ONE_COMMAND],
+        required_one_of=[ONE_COMMAND],
+        supports_check_mode=True,
+    )
+    invocation = unshown_invocation(module)
+    try:
+        result = run(module)
+    except JobError as error:
+        module.fail_json(msg=error.msg, invocation=invocation, **error.details)
+    module.exit_json(invocation=invocation, **result)
+
+
+if __name__ == "__main__":
+    main()

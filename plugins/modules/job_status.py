@@ -1,0 +1,297 @@
+#!/usr/bin/python
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Look at one job."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: job_status
+author:
+  - durable.jobs contributors (@durable-jobs)
+version_added: 0.1.0
+short_description: Look at a background job
+description:
+  - Takes one look at one job, launched by M(durable.jobs.job_start) or by the C(async) keyword of ansible-core.
+  - Can be used in place of M(ansible.builtin.async_status), with the same parameters and results.
+  - The state is derived from evidence, never believed. A job whose processes are gone is not reported as running.
+  - Fails if the job has finished and did not succeed.
+options:
+  jid:
+    description:
+      - The job's id, C(ansible_job_id) in the result of the task that launched it.
+    type: str
+    required: true
+  mode:
+    description:
+      - V(status) looks at the job.
+      - V(cleanup) removes the record and the files of a finished job. It is refused for a job that is not finished, and changes nothing if there is no such job.
+    type: str
+    choices:
+      - cleanup
+      - status
+    default: status
+  wait:
+    description:
+      - Seconds to wait on the target for the end of the job. The answer comes as soon as it has finished, at the latest after so long.
+    type: float
+    default: 0
+  output:
+    description:
+      - How much of the output to return. V(full) returns at most 1 MiB of each stream, V(tail) the last lines of at most 4 KiB, V(none) nothing.
+    type: str
+    choices:
+      - full
+      - tail
+      - none
+    default: full
+extends_documentation_fragment:
+  - durable.jobs.async_dir
+  - durable.jobs.attributes
+attributes:
+  check_mode:
+    details:
+      - With O(mode=cleanup) nothing is removed. For the id that M(durable.jobs.job_start) returns in check mode the look is skipped.
+seealso:
+  - module: durable.jobs.job_start
+  - module: ansible.builtin.async_status
+  - plugin: durable.jobs.poll_plan
+    plugin_type: filter
+"""
+
+EXAMPLES = r"""
+- name: Start a job
+  durable.jobs.job_start:
+    cmd: /bin/sleep 15
+    timeout: 60
+  register: task_result
+
+- name: Poll it as one polls async_status
+  durable.jobs.job_status:
+    jid: "{{ task_result.ansible_job_id }}"
+  register: async_result
+  until: async_result.finished
+  retries: 60
+  delay: 10
+
+- name: Be told at once when it ends, in one look
+  durable.jobs.job_status:
+    jid: "{{ task_result.ansible_job_id }}"
+    wait: 60
+  register: async_result
+
+- name: Remove what is left of it
+  durable.jobs.job_status:
+    jid: "{{ task_result.ansible_job_id }}"
+    mode: cleanup
+"""
+
+RETURN = r"""
+erased:
+  description: The record that was removed; null if none was.
+  returned: always
+  type: str
+ansible_job_id:
+  description: The job's id, C(jid) for short. Unique, and sortable by launch time.
+  returned: always
+  type: str
+  sample: j1795301990843259553.10311
+name:
+  description: The user's own id for this work; null if it has none.
+  returned: always
+  type: str
+state:
+  description:
+    - One of V(queued), V(running), V(succeeded) (rc 0), V(failed) (another rc, or killed by a signal that nobody of ours sent), V(timed_out),
+      V(stopped) (on request) and V(lost) (the job is gone and its exit status cannot be known).
+    - Null if there is no such job.
+  returned: always
+  type: str
+  sample: running
+started:
+  description: Whether the job has been started.
+  returned: always
+  type: bool
+finished:
+  description: Whether the job has ended, in whatever way.
+  returned: always
+  type: bool
+rc:
+  description:
+    - The exit status; minus the number of the signal if a signal ended the command; null while the job runs or if nobody can know.
+    - It is V(0) only for a job that succeeded. A command that answers the stop signal of its deadline with exit 0 has minus the stop signal here.
+  returned: always
+  type: int
+  sample: 0
+signal:
+  description: Name of the signal that ended the command; null if none did.
+  returned: always
+  type: str
+  sample: SIGKILL
+reason:
+  description: What else is known of the state, for example V(rebooted) or V(killed) of a lost job, V(unsupervised) of a running one whose keeper was killed.
+  returned: always
+  type: str
+cmd:
+  description: What was launched, as a list, or as a string if it was given as O(durable.jobs.job_start#module:shell).
+  returned: always
+  type: raw
+  sample: [/bin/sleep, '15']
+start:
+  description: When the command was started, in the target's local time.
+  returned: always
+  type: str
+  sample: '2026-11-21 22:59:50.861902'
+end:
+  description: When the command ended, counted from RV(start) by a clock that nobody can set.
+  returned: always
+  type: str
+delta:
+  description: How long the command ran.
+  returned: always
+  type: str
+  sample: '0:00:15.004321'
+elapsed:
+  description: How long the command has been running or ran, in seconds.
+  returned: always
+  type: float
+timeout:
+  description: The limit in seconds; V(0) if there is none.
+  returned: always
+  type: float
+deadline:
+  description: When the limit is reached; null if there is none.
+  returned: always
+  type: str
+stdout:
+  description:
+    - What the command has written to its standard output so far, without trailing newlines. Bytes that are not UTF-8 are replaced.
+    - Of more than 1 MiB the beginning and the end, with a mark in between.
+  returned: always
+  type: str
+stderr:
+  description: The same of its standard error output.
+  returned: always
+  type: str
+stdout_lines:
+  description: RV(stdout) as a list of lines.
+  returned: always
+  type: list
+  elements: str
+stderr_lines:
+  description: RV(stderr) as a list of lines.
+  returned: always
+  type: list
+  elements: str
+stdout_bytes:
+  description: How many bytes the command has written to its standard output.
+  returned: always
+  type: int
+stderr_bytes:
+  description: How many bytes the command has written to its standard error output.
+  returned: always
+  type: int
+truncated:
+  description: Whether RV(stdout) or RV(stderr) lacks anything.
+  returned: always
+  type: bool
+stdout_file:
+  description: The file on the target into which the command writes. What was cut by the output limit is a hole in it.
+  returned: always
+  type: str
+stderr_file:
+  description: The same of its standard error output.
+  returned: always
+  type: str
+results_file:
+  description: The job's record on the target, JSON.
+  returned: always
+  type: str
+containment:
+  description: What holds the job's processes together.
+  returned: always
+  type: str
+  sample: process
+user:
+  description: The user on the target as whom the job runs.
+  returned: always
+  type: str
+progress:
+  description: What the command has reported of its progress; null if nothing.
+  returned: always
+  type: dict
+survivors:
+  description: Processes (C(pid) and C(name)) that were still alive after SIGKILL.
+  returned: when the job was ended by its deadline or on request
+  type: list
+  elements: dict
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store
+from ..module_utils._job import schema, store
+from ..module_utils._job.errors import JobError
+from ..module_utils._looking import look, present, unknown, wait
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..module_utils._job.schema import Record
+
+
+def run(module: AnsibleModule) -> Record:
+    """Look at the job, or clean up after it, and return the result."""
+    params = module.params
+    check_range(module, "wait")
+    jid = schema.check_jid(params["jid"])
+    if jid == schema.PREDICTED_JID:
+        return dict(present(unknown(jid)), skipped=True, msg="there is no job to look at: it was not launched (check mode, creates or removes)")
+    cleanup = params["mode"] == "cleanup"
+    try:
+        job = open_store(module, create=False).job(jid)
+        found = look(job) if cleanup else wait(job, params["wait"], show=params["output"])
+    except (FileNotFoundError, store.MissingRecord):
+        if cleanup:
+            return present(unknown(jid))
+        raise _not_found(jid, async_dir(module)) from None
+    if not cleanup:
+        return found
+    if not found["finished"]:
+        raise JobError("cannot clean up after job %s: it is %s; stop it, or wait for its end" % (jid, found["state"]), **found)
+    if not module.check_mode:
+        job.remove()
+    return dict(present(unknown(jid)), changed=True, erased=job.results_file)
+
+
+def _not_found(jid: str, path: str) -> JobError:
+    user = store.user_name(os.geteuid())
+    others = ", ".join(store.whose(path, jid))
+    hint = "; it belongs to %s: look as that user (become_user), or set async_dir" % others if others else ""
+    return JobError("could not find job %s in %s as user %s%s" % (jid, path, user, hint))
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=dict(
+            ASYNC_DIR_SPEC,
+            jid={"type": "str", "required": True},
+            mode={"type": "str", "choices": ["cleanup", "status"], "default": "status"},
+            wait={"type": "float", "default": 0},
+            output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
+        ),
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except JobError as error:
+        result = dict(present(unknown(module.params["jid"])), msg=error.msg, failed=True, **error.details)
+    if result.get("failed"):
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

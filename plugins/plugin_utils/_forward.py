@@ -1,0 +1,36 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the action plugins share. Private to the collection."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.plugins.action import ActionBase
+
+CORE_DEFAULT = "~/.ansible_async"  # ansible-core's own default of the shell option async_dir
+
+
+class ForwardingAction(ActionBase):
+    """Runs a module as ansible-core would, and tells it what only the controller knows: ``ansible_async_dir``.
+
+    The path is expanded on the target, once, inside the module. ansible-core's default is not forwarded, so that the
+    target's environment (ANSIBLE_ASYNC_DIR) is heard when nobody said anything on the controller.
+    """
+
+    module: str
+    _supports_async = True
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        configured = self.get_shell_option("async_dir", default=CORE_DEFAULT)
+        if not args.get("async_dir") and configured != CORE_DEFAULT:
+            args["async_dir"] = configured
+        result.update(
+            self._execute_module(
+                module_name=self.module, module_args=args, task_vars=task_vars, wrap_async=bool(self._task.async_val)
+            )
+        )
+        return result
