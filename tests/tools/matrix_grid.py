@@ -1,0 +1,54 @@
+"""Remember how each cell of `make test-matrix` went, and print the grid at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator
+
+RECORDS = pathlib.Path(__file__).parents[2] / ".nox" / "matrix"
+
+
+@contextlib.contextmanager
+def cell(row: str, python: str) -> Iterator[None]:
+    """Record a cell as passed if the body ends without an exception."""
+    record = RECORDS / row / python
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text("FAILED", encoding="utf-8")
+    yield
+    record.write_text("passed", encoding="utf-8")
+
+
+def show(wanted: dict[str, Iterable[str]], pythons: Iterable[str]) -> bool:
+    """Print one row per check and one column per Python, forget it, and say if all is well.
+
+    `wanted` names the Pythons of each row; one that is not among `pythons` is not installed here.
+    """
+    columns = sorted({python for row in wanted.values() for python in row}, key=_as_number)
+    width = max(len(row) for row in wanted)
+    print(" " * width, *(f"{column:>8}" for column in columns))
+    counts = {"passed": 0, "FAILED": 0, "absent": 0}
+    for row, needed in wanted.items():
+        words = []
+        for column in columns:
+            word = "" if column not in needed else _read(row, column, installed=column in pythons)
+            counts[word] = counts.get(word, 0) + 1
+            words.append(f"{word:>8}")
+        print(f"{row:<{width}}", *words)
+    print("(absent: this machine has no such interpreter)")
+    print(f"{counts['passed']} passed, {counts['FAILED']} failed, {counts['absent']} skipped")
+    shutil.rmtree(RECORDS, ignore_errors=True)
+    return not counts["FAILED"]
+
+
+def _read(row: str, python: str, *, installed: bool) -> str:
+    record = RECORDS / row / python
+    if not installed:
+        return "absent"
+    # Installed but without a record: its environment could not even be made.
+    return record.read_text(encoding="utf-8") if record.exists() else "FAILED"
+
+
+def _as_number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# What the SSH tests need and Python cannot bring: an sshd to talk to, sudo to become another
+# user, and setfacl, with which ansible hands its files from one unprivileged user to another.
+# Without root, or where it fails, it says so and goes on: the SSH tests then skip themselves.
+set -uo pipefail
+PATH=$PATH:/usr/sbin:/sbin
+
+missing=()
+command -v sshd >/dev/null || missing+=(openssh-server)
+command -v ssh >/dev/null || missing+=(openssh-client)
+command -v sudo >/dev/null || missing+=(sudo)
+command -v setfacl >/dev/null || missing+=(acl)
+
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+    reason="only root can install them"
+elif command -v apt-get >/dev/null; then
+    echo "Installing for the SSH tests: ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq && apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null && exit 0
+    reason="apt-get could not install them"
+elif command -v dnf >/dev/null; then
+    echo "Installing for the SSH tests: ${missing[*]}"
+    dnf install -q -y "${missing[@]/openssh-client/openssh-clients}" </dev/null && exit 0
+    reason="dnf could not install them"
+else
+    reason="this machine has neither apt-get nor dnf"
+fi
+echo "SSH TESTS WILL BE SKIPPED: ${missing[*]} missing, and ${reason}."
