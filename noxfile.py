@@ -1,3 +1,6 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """The checks, as nox sessions. `make help` lists the commands that call them.
 
 antsibull-nox makes the linters' sessions from antsibull-nox.toml. What is written here is what
@@ -41,7 +44,7 @@ TREE = ROOT / ".nox" / "tree"
 COLLECTION = TREE / "ansible_collections" / "durable" / "jobs"
 # The worker's own tests: all that they need is the package and pytest, on every target Python.
 WORKER_TESTS = "tests/unit/plugins/module_utils/_job"
-COMPAT_TARGETS = ("compat",)
+COMPAT_TARGETS = sorted(path.name for path in ROOT.glob("tests/integration/targets/compat_*"))
 
 nox.needs_version = ">=2025.5.1"
 nox.options.reuse_venv = "yes"
@@ -77,6 +80,13 @@ def run_ansible_test(session: nox.Session, *arguments: str) -> None:
     """Run ansible-test without a container, and without its own download of pip."""
     session.run("python", str(ROOT / "tests" / "tools" / "seed_get_pip.py"))
     run_here(session, "ansible-test", *arguments, "--color", "no")
+
+
+@nox.session(name="roles-readme")
+def roles_readme(session: nox.Session) -> None:
+    """Compare the roles' README files with their argument specs."""
+    session.install("ansible-docsmith>=2,<3")
+    session.run("ansible-docsmith", "generate", *(session.posargs or ["--check"]), ".")
 
 
 @nox.session

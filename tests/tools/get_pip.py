@@ -1,3 +1,6 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Bring pip into an empty environment without a download: what get-pip.py does, from ensurepip.
 
 `ansible-test` fetches get-pip.py from a server of its own for every environment that it makes,

@@ -1,3 +1,6 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Find the Python interpreters of this machine that really run.
 
 A `python3.9` on PATH proves nothing: version managers such as pyenv put a shim there for every

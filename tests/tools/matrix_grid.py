@@ -1,3 +1,6 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Remember how each cell of `make test-matrix` went, and print the grid at its end."""
 
 from __future__ import annotations

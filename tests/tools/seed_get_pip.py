@@ -1,3 +1,6 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 """Put get_pip.py where `ansible-test` looks before it downloads (see there for the why).
 
 Run it with the interpreter that runs `ansible-test`: the file's name carries the version of pip

@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
 # What the SSH tests need and Python cannot bring: an sshd to talk to, sudo to become another
 # user, and setfacl, with which ansible hands its files from one unprivileged user to another.
 # Without root, or where it fails, it says so and goes on: the SSH tests then skip themselves.
