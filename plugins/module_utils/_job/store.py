@@ -130,12 +130,8 @@ class Store:
                 if os.fstat(fd).st_uid != os.geteuid():
                     os.close(fd)
                     raise _refusal(os.path.join(self.path, PRIVATE_DIR), "%s in it belongs to another user" % name, "remove that folder")
-            except NotADirectoryError:
-                raise _refusal(self.path, "%s in it is not a directory" % name, "remove it") from None
-            except OSError as error:
-                if error.errno == errno.ELOOP:
-                    raise _refusal(self.path, "%s in it is a symlink" % name, "remove it") from None
-                raise
+            except NotADirectoryError:  # O_NOFOLLOW makes it the answer for a symlink too
+                raise _refusal(self.path, "%s in it is not a directory of its own" % name, "remove it") from None
             finally:
                 os.close(parent)
         return fd
@@ -371,6 +367,8 @@ class Job:
         jobs = self.store.private("jobs")
         try:
             os.rmdir(self.jid, dir_fd=jobs)
+        except FileNotFoundError:
+            pass
         finally:
             os.close(jobs)
 

@@ -1,0 +1,319 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Launcher, keeper and runner as they are: real processes, real files, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+
+from ....support import request, until
+
+
+def everything_below(path):
+    """Return the content of every regular file below a folder."""
+    found = b""
+    for folder, _folders, files in os.walk(path):
+        for name in files:
+            full = os.path.join(folder, name)
+            if stat.S_ISREG(os.lstat(full).st_mode):
+                with open(full, "rb") as source:
+                    found += source.read()
+    return found
+
+
+# -- the life of a job ------------------------------------------------------------------------------------------------
+
+
+def test_a_job_runs_and_is_recorded(launcher):
+    job = launcher.shell("echo out; echo err >&2; exit 3")
+    record = launcher.finished(job)
+    assert (record["state"], record["rc"], record["signal"], record["reason"]) == ("failed", 3, None, None)
+    assert (record["stdout"], record["stderr"], record["stdout_bytes"]) == ("out", "err", 4)
+    assert (record["started"], record["finished"], record["failed"], record["changed"]) == (True, True, True, True)
+    assert record["msg"] == f"job {job.jid} failed: rc 3; last line of stderr: err"
+    assert record["cmd"] == ["/bin/sh", "-c", "echo out; echo err >&2; exit 3"]
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}$", record["end"]) and re.match(r"0:00:\d\d\.\d{6}$", record["delta"])
+    assert (record["results_file"], record["stdout_file"]) == (job.results_file, job.path("stdout"))
+
+
+def test_while_it_runs_the_record_says_so(launcher):
+    job = launcher.shell("sleep 60")
+    record = job.read_record()
+    assert (record["state"], record["started"], record["finished"], record["rc"]) == ("running", True, False, None)
+    assert job.is_held("keeper") and job.is_held("runner")
+
+
+def test_the_command_is_running_when_the_launch_returns(launcher):
+    job = launcher("sleep", "60")
+    command = job.read_record()["durable_jobs"]["command"]["pid"]
+    with open(f"/proc/{command}/cmdline", "rb") as cmdline:
+        assert cmdline.read() == b"sleep\x0060\x00"
+
+
+def test_nothing_of_ours_is_left_after_the_end(launcher):
+    job = launcher.shell("true")
+    pids = launcher.keeper(job)
+    launcher.finished(job)
+    until(lambda: all(tree.process(pid) is None for pid in pids), "the end of keeper and runner")
+    assert not job.is_held("keeper") and not job.is_held("runner")
+    assert sorted(os.listdir(os.path.dirname(job.path("x")))) == ["ending", "exit", "keeper", "runner", "stderr", "stdout"]
+
+
+def test_a_command_killed_by_a_signal(launcher):
+    record = launcher.finished(launcher.shell("kill -KILL $$"))
+    assert (record["state"], record["rc"], record["signal"]) == ("failed", -9, "SIGKILL")
+    assert "killed by SIGKILL" in record["msg"]
+
+
+def test_a_job_ends_with_its_command_though_a_child_keeps_the_output_open(launcher):
+    job = launcher.shell("sleep 60 & echo done")
+    record = launcher.finished(job)
+    assert (record["state"], record["stdout"]) == ("succeeded", "done")
+    assert [one.name for one in launcher.processes(job)] == ["sleep"], "a background child is left alone"
+
+
+def test_many_jobs_from_one_launcher_answer_in_order(launcher):
+    answers = launcher.raw(*[request("/bin/sh", "-c", f"exit {number}") for number in range(5)], request("/nope"), request("true"))
+    assert ["error" in one for one in answers] == [False] * 5 + [True, False]
+    assert [launcher.finished(job)["rc"] for job in launcher.jobs] == [0, 1, 2, 3, 4, 0]
+    assert sorted(job.jid for job in launcher.jobs) == [job.jid for job in launcher.jobs]
+
+
+def test_the_launcher_leaves_no_zombie_and_returns_though_jobs_run(launcher):
+    launcher.raw(request("sleep", "60"), request("/nope"))
+    me = os.getpid()
+    assert not [one for one in tree.all_processes().values() if one.parent == me and one.zombie]
+
+
+# -- what cannot be launched ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv, changes, says",
+    [
+        (["/opt/x"], {}, "/opt/x: No such file or directory"),
+        (["no-such-program"], {}, "no-such-program: No such file or directory"),
+        (["/etc"], {}, "/etc: Permission denied"),
+        (["/etc/passwd"], {}, "/etc/passwd: Permission denied"),
+        (["true"], {"chdir": "/nope"}, "chdir /nope: No such file or directory"),
+        (["true"], {"chdir": "/etc/passwd"}, "chdir /etc/passwd: Not a directory"),
+        (["true", "x" * 200_000], {}, "true: Argument list too long"),
+    ],
+)
+def test_a_launch_that_fails_says_why_and_leaves_nothing(launcher, argv, changes, says):
+    with pytest.raises(JobError) as caught:
+        launcher(*argv, **changes)
+    assert says in caught.value.msg and caught.value.details["errno"] > 0
+    assert os.listdir(launcher.store.path) == [".durable"]
+    assert os.listdir(launcher.store.private_path("jobs")) == []
+
+
+def test_a_command_killed_at_the_gate_never_runs(launcher, tmp_path):
+    """The keeper dies before it opens the gate: SIGKILL it as soon as it is there, until one death came early enough."""
+    marks = []
+    for number in range(20):
+        mark = tmp_path / f"mark{number}"
+        marks.append(mark)
+        asked = request("/usr/bin/touch", str(mark))
+        process = subprocess.Popen([sys.executable, "-I", "-S", launcher.program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process.stdin.write(json.dumps({"async_dir": launcher.store.path, "jobs": [asked]}).encode())
+        process.stdin.close()
+        until(lambda: [one for one in tree.all_processes().values() if one.parent == process.pid] or process.poll() is not None)
+        for one in tree.all_processes().values():
+            if one.parent == process.pid:
+                tree.send(one, signal.SIGKILL)
+        process.stdout.read()
+        process.wait()
+        process.stdout.close()
+    time.sleep(0.2)
+    published = [name for name in os.listdir(launcher.store.path) if name.startswith("j")]
+    assert sum(mark.exists() for mark in marks) <= len(published), "whatever ran has a record"
+
+
+# -- surroundings of the command --------------------------------------------------------------------------------------
+
+
+def test_the_command_finds_the_surroundings_that_the_launcher_found(launcher, tmp_path):
+    plain = subprocess.run(["/bin/sh", "-c", "env; umask; pwd; cat"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=str(tmp_path))
+    launcher.raw(request("/bin/sh", "-c", "env; umask; pwd; cat"), cwd=str(tmp_path))
+    record = launcher.finished(launcher.jobs[-1])
+    found = [line for line in record["stdout"].splitlines() if not line.startswith("DURABLE_JOB_ID=")]
+    assert sorted(found) == sorted(plain.stdout.decode().splitlines())
+    assert f"DURABLE_JOB_ID={launcher.jobs[-1].jid}" in record["stdout"]
+
+
+def test_parameters_of_the_surroundings(launcher, tmp_path):
+    changes = {"chdir": str(tmp_path), "env": {"A": "1 2"}, "umask": 0o027, "nice": 3, "stdin": "typed\nlines"}
+    record = launcher.finished(launcher.shell('echo "$A"; umask; nice; pwd; cat', **changes))
+    assert record["stdout"].splitlines() == ["1 2", "0027", str(os.nice(0) + 3), str(tmp_path), "typed", "lines"]
+
+
+def test_signals_are_as_a_shell_gives_them(launcher):
+    show = "grep -E '^Sig(Ign|Blk)' /proc/self/status"
+    plain = subprocess.run(["/bin/sh", "-c", show], stdout=subprocess.PIPE)
+    assert launcher.finished(launcher.shell(show))["stdout"] == plain.stdout.decode().rstrip()
+
+
+def test_the_command_leads_a_session_and_holds_no_descriptor_of_ours(launcher):
+    record = launcher.finished(launcher.shell("ls /proc/self/fd; cut -d' ' -f5,6 /proc/$$/stat; echo $$"))
+    *fds, groups, pid = record["stdout"].splitlines()
+    assert groups == f"{pid} {pid}"
+    assert fds == ["0", "1", "2", "3"], "3 is the folder that ls itself opened"
+
+
+def test_large_stdin_and_bytes_that_are_no_text(launcher):
+    text = "é\udcff" * 300_000
+    record = launcher.finished(launcher("/usr/bin/wc", "-c", stdin=text))
+    assert record["stdout"] == str(len(text.encode("utf-8", "surrogateescape")))
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_env_and_stdin_are_in_no_file_and_no_argv(launcher):
+    job = launcher.shell("sleep 60", env={"PASSWORD": "s3cret-env"}, stdin="s3cret-stdin")
+    assert b"s3cret" not in everything_below(launcher.store.path)
+    for one in (*launcher.keeper(job), job.read_record()["durable_jobs"]["command"]["pid"]):
+        with open(f"/proc/{one}/cmdline", "rb") as cmdline:
+            assert b"s3cret" not in cmdline.read()
+
+
+def test_no_log_keeps_command_and_output_out_of_the_record(launcher):
+    job = launcher.shell("echo s3cret-out; echo s3cret-err >&2; exit 1", no_log=True)
+    record = launcher.finished(job)
+    assert "s3cret" not in str(record) and "no_log" in record["stdout"]
+    with open(job.path("stdout"), "rb") as stream:
+        assert stream.read() == b"s3cret-out\n", "the owner can read the file"
+
+
+def test_everything_is_private_whatever_the_umask(launcher):
+    launcher.raw(request("/bin/sh", "-c", "umask; sleep 60"), preexec_fn=lambda: os.umask(0))
+    job = launcher.jobs[-1]
+    until(lambda: os.stat(job.path("stdout")).st_size)
+    for folder, _folders, files in os.walk(launcher.store.path):
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700, folder
+        for name in files:
+            assert stat.S_IMODE(os.lstat(os.path.join(folder, name)).st_mode) & 0o177 == 0, name
+    with open(job.path("stdout")) as stream:
+        assert stream.read() == "0000\n", "but the command has the umask of its surroundings"
+
+
+# -- output -----------------------------------------------------------------------------------------------------------
+
+
+def test_output_is_there_while_the_job_runs(launcher):
+    job = launcher.shell("echo early; sleep 60")
+    until(lambda: os.stat(job.path("stdout")).st_size == 6)
+
+
+def test_the_output_limit_neither_blocks_nor_kills(launcher):
+    job = launcher.shell("i=0; while [ $i -lt 20 ]; do head -c 1000000 /dev/zero | tr '\\0' x; i=$((i+1)); done; echo; echo end", output_limit=100_000)
+    record = launcher.finished(job)
+    assert (record["state"], record["stdout_bytes"], record["truncated"]) == ("succeeded", 20_000_005, True)
+    assert record["stdout"].startswith("x" * 1000) and record["stdout"].endswith("x\nend") and len(record["stdout"]) <= 100_000
+    found = os.stat(job.path("stdout"))
+    assert found.st_size == 20_000_005 and found.st_blocks * 512 < 150_000
+
+
+def test_a_record_embeds_at_most_1_mib(launcher):
+    record = launcher.finished(launcher.shell("head -c 5000000 /dev/urandom", output_limit=0))
+    assert record["truncated"] and record["stdout_bytes"] == 5_000_000
+    assert len(record["stdout"].encode()) <= 1024 * 1024
+
+
+# -- the deadline -----------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_ends_the_whole_tree_and_keeps_the_output(launcher):
+    line = "echo before; setsid sleep 61 & (sleep 62 &) ; setsid sh -c 'setsid sleep 63 & exit' ; sleep 64"
+    job = launcher.shell(line, timeout=0.5)
+    record = launcher.finished(job)
+    assert (record["state"], record["rc"], record["signal"], record["stdout"]) == ("timed_out", -15, "SIGTERM", "before")
+    assert record["failed"] and record["survivors"] == [] and "limit of 0.5 s" in record["msg"]
+    assert launcher.processes(job) == []
+
+
+@pytest.mark.parametrize(
+    "line, rc",
+    [
+        ("trap '' TERM; while :; do sleep 1; done", -9),
+        ("trap 'echo caught; exit 0' TERM; while :; do sleep 0.1; done", -15),
+        ("trap 'exit 7' TERM; while :; do sleep 0.1; done", 7),
+        ("kill -STOP $$", -15),
+    ],
+    ids=["ignores", "exits-0", "exits-7", "stopped"],
+)
+def test_however_a_command_takes_it_it_has_timed_out(launcher, line, rc):
+    job = launcher.shell(line, timeout=0.3, grace=0.7)
+    record = launcher.finished(job)
+    assert (record["state"], record["rc"]) == ("timed_out", rc)
+    assert launcher.processes(job) == []
+
+
+def test_children_that_fork_while_being_killed_are_killed(launcher):
+    job = launcher.shell("trap '' TERM; spawn() { trap '' TERM; while :; do (sleep 0.05; sleep 60) & sleep 0.01; done; }; spawn & spawn", timeout=0.5, grace=0.3)
+    assert launcher.finished(job)["state"] == "timed_out"
+    assert launcher.processes(job) == []
+
+
+def test_grace_is_given_to_children_too(launcher):
+    job = launcher.shell("(trap 'sleep 0.3; echo tidied; exit' TERM; while :; do sleep 0.05; done) & exec sleep 60", timeout=0.5, grace=30)
+    record = launcher.finished(job)
+    assert (record["state"], record["stdout"], record["rc"]) == ("timed_out", "tidied", -15)
+
+
+def test_another_stop_signal(launcher):
+    record = launcher.finished(launcher.shell("trap 'echo int; exit 5' INT; while :; do sleep 0.05; done", timeout=0.3, stop_signal=signal.SIGINT))
+    assert (record["stdout"], record["rc"], record["state"]) == ("int", 5, "timed_out")
+
+
+def test_no_timeout_is_no_deadline(launcher):
+    job = launcher.shell("sleep 0.3", timeout=0)
+    assert job.read_record()["deadline"] is None
+    assert launcher.finished(job)["state"] == "succeeded"
+
+
+# -- no single death loses a result -----------------------------------------------------------------------------------
+
+
+def test_the_runner_records_the_end_when_the_keeper_is_killed(launcher):
+    job = launcher.shell("sleep 0.5; echo late; exit 4")
+    keeper, _runner = launcher.keeper(job)
+    os.kill(keeper, signal.SIGKILL)
+    assert until(lambda: job.slot("exit"))["status"] == 4 << 8
+    assert not job.read_record()["finished"], "nobody has looked yet"
+
+
+def test_the_keeper_learns_the_status_when_the_runner_is_killed(launcher):
+    job = launcher.shell("sleep 0.5; exit 6")
+    _keeper, runner = launcher.keeper(job)
+    os.kill(runner, signal.SIGKILL)
+    record = launcher.finished(job)
+    assert (record["state"], record["rc"]) == ("failed", 6)
+
+
+def test_the_deadline_holds_though_the_runner_is_killed(launcher):
+    job = launcher.shell("sleep 60", timeout=0.5)
+    os.kill(launcher.keeper(job)[1], signal.SIGKILL)
+    assert launcher.finished(job)["state"] == "timed_out"
+    assert launcher.processes(job) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
+def test_what_a_logout_or_a_terminal_sends_ends_neither_keeper_nor_runner(launcher, number):
+    job = launcher.shell("sleep 0.3")
+    for pid in launcher.keeper(job):
+        os.kill(pid, number)
+    assert launcher.finished(job)["state"] == "succeeded"

@@ -1,0 +1,109 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+from ansible_collections.durable.jobs.plugins.module_utils._job import kernel, output
+
+
+@pytest.fixture
+def stream(tmp_path):
+    fd = os.open(str(tmp_path / "stdout"), os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+def fill(fd, data):
+    os.pwrite(fd, data, os.fstat(fd).st_size)
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 8192, 100_000, 1_000_000])
+def test_head_and_tail_stay_and_the_rest_is_given_back(stream, limit):
+    limiter = output.Limiter(stream, limit)
+    data = random.Random(limit).randbytes(3_000_000) if sys.version_info >= (3, 9) else os.urandom(3_000_000)
+    for at in range(0, len(data), 100_000):
+        fill(stream, data[at : at + 100_000])
+        limiter.check()
+    found = os.fstat(stream)
+    assert found.st_size == len(data), "the size is the stream's"
+    assert found.st_blocks * 512 <= limit + 4 * 4096, "disk use is bounded"
+    head, tail = limit // 2, limit - limit // 2
+    assert os.pread(stream, head, 0) == data[:head]
+    assert os.pread(stream, tail, len(data) - tail) == data[-tail:]
+    start, end = output.hole(stream, found.st_size)
+    assert head <= start < end <= len(data) - tail
+
+
+def test_a_limit_of_0_keeps_all(stream):
+    fill(stream, b"x" * 1_000_000)
+    output.Limiter(stream, 0).check()
+    assert output.hole(stream, 1_000_000) == (1_000_000, 1_000_000)
+
+
+def test_without_holes_the_file_is_cut_and_its_tail_put_back(tmp_path):
+    """ramfs knows no fallocate, so the emulation is what runs there; mounting it takes root."""
+    if os.geteuid() != 0 or subprocess.call(["mount", "-t", "ramfs", "none", str(tmp_path)], stderr=subprocess.DEVNULL):
+        pytest.skip("needs root and the right to mount a ramfs")
+    try:
+        fd = os.open(str(tmp_path / "stdout"), os.O_RDWR | os.O_CREAT)
+        try:
+            fill(fd, bytes(range(256)) * 400)
+            kernel.punch_hole(fd, 8192, 81920)
+            assert os.fstat(fd).st_size == 102400
+            assert os.pread(fd, 8192, 0) == bytes(range(256)) * 32
+            assert os.pread(fd, 20480, 81920) == bytes(range(256)) * 80
+            assert os.pread(fd, 73728, 8192) == bytes(73728)
+        finally:
+            os.close(fd)
+    finally:
+        subprocess.check_call(["umount", str(tmp_path)])
+
+
+def test_trailing_newlines_are_stripped(stream):
+    fill(stream, b"one\ntwo\r\n\n")
+    assert output.excerpt(stream, 100) == ("one\ntwo", 10, False)
+
+
+def test_invalid_bytes_are_replaced(stream):
+    fill(stream, b"a\xff\xfeb\0c")
+    assert output.excerpt(stream, 100) == ("a\ufffd\ufffdb\0c", 6, False)
+
+
+@pytest.mark.parametrize("unit", [b"x", "é".encode(), "€".encode(), "😀".encode(), b"\xff"])
+@pytest.mark.parametrize("extra", range(4))
+def test_an_excerpt_never_exceeds_its_limit_and_cuts_no_character(stream, unit, extra):
+    fill(stream, b"." * extra + unit * 5000 + b"." * extra)
+    text, size, cut = output.excerpt(stream, 2000)
+    assert size == 2 * extra + 5000 * len(unit) and cut
+    assert len(text.encode()) <= 2000
+    assert ("\ufffd" in text) == (unit == b"\xff")
+    assert "are not shown here" in text
+    assert text.startswith("." * extra) and text.endswith("." * extra)
+
+
+def test_an_excerpt_leaves_out_the_hole(stream):
+    limiter = output.Limiter(stream, 20_000)
+    fill(stream, b"H" * 50_000 + b"m" * 100_000 + b"T" * 50_000)
+    limiter.check()
+    text, size, cut = output.excerpt(stream, 1_000_000)
+    assert (size, cut) == (200_000, True)
+    assert "\0" not in text and "m" not in text.replace("[...", "").replace("bytes are not shown here", "")
+    assert text.startswith("H" * 10_000) and text.endswith("T" * 10_000)
+
+
+def test_nothing_is_read_with_limit_0(stream):
+    assert output.excerpt(stream, 0) == ("", 0, False)
+    fill(stream, b"x")
+    assert output.excerpt(stream, 0) == ("", 1, True)
+
+
+def test_tail_text_begins_with_a_line():
+    assert output.tail_text("short") == "short"
+    assert output.tail_text("first line\nsecond\nthird", 14) == "second\nthird"
+    assert output.tail_text("x" * 50, 10) == "x" * 10

@@ -1,0 +1,162 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from ansible_collections.durable.jobs.plugins.module_utils import _looking
+from ansible_collections.durable.jobs.plugins.module_utils._job import store, tree
+
+from ...support import until
+
+
+def kill_all(launcher, job):
+    """Kill keeper, runner and command, and wait until the kernel has let go of them."""
+    pids = (*launcher.keeper(job), job.read_record()["durable_jobs"]["command"]["pid"])
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: all(tree.process(pid) is None or tree.process(pid).zombie for pid in pids))
+
+
+def test_a_running_job(launcher):
+    job = launcher.shell("echo so far; sleep 60")
+    until(lambda: os.stat(job.path("stdout")).st_size)
+    found = _looking.look(job)
+    assert (found["state"], found["finished"], found["rc"], found["failed"], found["changed"]) == ("running", False, None, False, False)
+    assert (found["stdout"], found["stdout_lines"], found["stderr_lines"], found["stdout_bytes"]) == ("so far", ["so far"], [], 7)
+    assert found["elapsed"] > 0 and found["erased"] is None
+    assert "durable_jobs" not in found
+
+
+@pytest.mark.parametrize("show, stdout", [("full", "x" * 5000 + "\nend"), ("tail", "end"), ("none", "")])
+def test_how_much_output_is_shown(launcher, show, stdout):
+    job = launcher.shell("head -c 5000 /dev/zero | tr '\\0' x; echo; echo end")
+    launcher.finished(job)
+    found = _looking.look(job, show=show)
+    assert found["stdout"] == stdout and found["stdout_bytes"] == 5005
+
+
+def test_waiting_ends_with_the_job_and_costs_no_processor_time(launcher):
+    job = launcher.shell("sleep 1; echo done")
+    before = time.process_time()
+    found = _looking.wait(job, 60)
+    assert (found["state"], found["stdout"]) == ("succeeded", "done")
+    assert time.process_time() - before < 0.2
+
+
+def test_waiting_ends_after_its_time(launcher):
+    job = launcher.shell("sleep 60")
+    assert _looking.wait(job, 0.3)["state"] == "running"
+
+
+def test_a_job_whose_processes_were_all_killed_is_lost_at_the_first_look_and_for_ever(launcher):
+    job = launcher.shell("echo before; sleep 60")
+    until(lambda: os.stat(job.path("stdout")).st_size)
+    kill_all(launcher, job)
+    found = _looking.look(job)
+    assert (found["state"], found["reason"], found["rc"], found["finished"], found["failed"]) == ("lost", "killed", None, True, True)
+    assert found["stdout"] == "before" and "lost (killed)" in found["msg"]
+    assert job.read_record()["state"] == "lost", "the verdict has been written down"
+
+
+def test_waiters_are_woken_by_a_death(launcher):
+    job = launcher.shell("sleep 60")
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(0.3)
+        kill_all(launcher, job)
+        os._exit(0)
+    assert _looking.wait(job, 60)["state"] == "lost"
+    os.waitpid(pid, 0)
+
+
+def test_a_job_without_its_keeper_is_running_and_then_what_its_runner_recorded(launcher):
+    job = launcher.shell("sleep 0.7; echo late; exit 4")
+    os.kill(launcher.keeper(job)[0], signal.SIGKILL)
+    until(lambda: not job.is_held("keeper"))
+    found = _looking.look(job)
+    assert (found["state"], found["reason"], found["rc"]) == ("running", "unsupervised", None)
+    found = _looking.wait(job, 60)
+    assert (found["state"], found["rc"], found["stdout"]) == ("failed", 4, "late")
+    assert job.read_record()["rc"] == 4
+
+
+def test_an_orphaned_command_is_running_until_it_is_gone(launcher):
+    job = launcher.shell("exec sleep 60")
+    for pid in launcher.keeper(job):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not job.is_held("runner"))
+    assert _looking.look(job)["reason"] == "unsupervised"
+    os.kill(job.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
+    assert _looking.wait(job, 60)["state"] == "lost"
+
+
+def test_after_a_reboot_a_job_is_lost(launcher):
+    job = launcher.shell("sleep 60")
+    kill_all(launcher, job)
+    record = job.read_record()
+    record["durable_jobs"]["boot_id"] = "another"
+    with open(job.results_file, "w", encoding="utf-8") as target:
+        json.dump(record, target)
+    found = _looking.look(job)
+    assert (found["state"], found["reason"]) == ("lost", "rebooted")
+
+
+def test_no_log_hides_a_running_jobs_output(launcher):
+    job = launcher.shell("echo s3cret; sleep 60", no_log=True)
+    until(lambda: os.stat(job.path("stdout")).st_size)
+    found = _looking.look(job)
+    assert "s3cret" not in str(found) and "no_log" in found["stdout"] and "no_log" in found["cmd"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe"])
+def test_a_damaged_record_is_lost_or_what_the_exit_record_says(launcher, content):
+    job = launcher.shell("exit 3")
+    launcher.finished(job)
+    until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
+    with open(job.results_file, "wb") as target:
+        target.write(content)
+    found = _looking.look(job)
+    assert (found["state"], found["rc"], found["reason"], found["finished"]) == ("failed", 3, "record damaged", True)
+    os.unlink(job.path("exit"))
+    found = _looking.look(job)
+    assert (found["state"], found["rc"], found["reason"]) == ("lost", None, "record damaged")
+    assert found["failed"] and job.results_file in found["msg"]
+
+
+# -- jobs that the builtin launched -----------------------------------------------------------------------------------
+
+BUILTIN = {"changed": True, "rc": 0, "cmd": ["true"], "stdout": "out", "stderr": "", "start": "a", "end": "b", "delta": "c"}
+
+
+@pytest.mark.parametrize(
+    "record, state, finished, rc, failed",
+    [
+        ({"started": 1, "finished": 0, "ansible_job_id": "j1.2"}, "running", False, None, False),
+        (BUILTIN, "succeeded", True, 0, False),
+        ({**BUILTIN, "rc": 2, "failed": True, "msg": "non-zero return code"}, "failed", True, 2, True),
+        ({**BUILTIN, "rc": -9, "failed": True}, "failed", True, -9, True),
+        ({"msg": "Timeout exceeded", "failed": True, "child_pid": 7}, "timed_out", True, None, True),
+        ({"ping": "pong", "_ansible_parsed": True}, "succeeded", True, None, False),
+    ],
+)
+def test_a_record_of_the_builtin(tmp_path, record, state, finished, rc, failed):
+    job = store.Store.open(str(tmp_path), create=True).job("j1.2")
+    with open(job.results_file, "w", encoding="utf-8") as target:
+        json.dump(record, target)
+    found = _looking.wait(job, 0)
+    assert (found["state"], found["finished"], found["rc"], found["failed"]) == (state, finished, rc, failed)
+    assert found["started"] is True and found["ansible_job_id"] == "j1.2"
+    assert found["stdout_lines"] == record.get("stdout", "").splitlines()
+    assert found["signal"] == ("SIGKILL" if rc == -9 else None)
+    assert {key: value for key, value in record.items() if not key.startswith("_")}.items() - {("started", 1), ("finished", 0)} <= found.items() if "cmd" not in record else True
+
+
+def test_a_missing_job(tmp_path):
+    with pytest.raises(store.MissingRecord):
+        _looking.look(store.Store.open(str(tmp_path), create=True).job("j1.2"))

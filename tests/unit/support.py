@@ -1,0 +1,100 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real jobs for tests: the real launcher as a process, in an async dir of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from ansible_collections.durable.jobs.plugins.module_utils import _job
+from ansible_collections.durable.jobs.plugins.module_utils._job import errors, store, tree
+
+PACKAGE = Path(_job.__file__).parent
+PATIENCE = 30  # seconds after which a condition that does not come true is a failure
+
+
+def until(condition, what="the condition"):
+    """Wait for a condition and return its value."""
+    limit = time.monotonic() + PATIENCE
+    while time.monotonic() < limit:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"{what} did not come true within {PATIENCE} s")
+
+
+def request(*argv, **changes):
+    """Return a launcher request for a command, with the parameters that a test cares for."""
+    asked = {
+        "argv": list(argv),
+        "cmd": list(argv),
+        "chdir": None,
+        "env": {},
+        "stdin": None,
+        "umask": None,
+        "nice": None,
+        "timeout": 60,
+        "grace": 5,
+        "stop_signal": signal.SIGTERM,
+        "output_limit": 0,
+        "no_log": False,
+    }
+    asked.update(changes)
+    return asked
+
+
+class Launcher:
+    """Launches jobs with the engine that is under test, and ends what is left of them."""
+
+    def __init__(self, path):
+        self.store = store.Store.open(str(path), create=True)
+        files = {part.name: part.read_bytes() for part in PACKAGE.glob("*.py")}
+        self.program = os.path.join(self.store.install_engine("engine", files), "program.py")
+        self.jobs = []
+
+    def raw(self, *requests, **run):
+        """Launch and return the launcher's answers."""
+        asked = json.dumps({"async_dir": self.store.path, "jobs": requests})
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", self.program], input=asked.encode(), stdout=subprocess.PIPE, check=True, timeout=PATIENCE, **run
+        )
+        answers = json.loads(done.stdout.decode())["jobs"]
+        self.jobs += [self.store.job(one["record"]["ansible_job_id"]) for one in answers if "record" in one]
+        return answers
+
+    def __call__(self, *argv, **changes):
+        """Launch one command and return its job; raise JobError if it could not be launched."""
+        answer = self.raw(request(*argv, **changes))[0]
+        if "error" in answer:
+            raise errors.JobError(**answer["error"])
+        return self.jobs[-1]
+
+    def shell(self, line, **changes):
+        """Launch one line of shell."""
+        return self("/bin/sh", "-c", line, **changes)
+
+    def finished(self, job):
+        """Wait for the keeper's final record and return it."""
+        return until(lambda: next((one for one in [job.read_record()] if one["finished"]), None), f"the end of {job.jid}")
+
+    def processes(self, job):
+        """Return the living processes that carry the job's mark."""
+        return tree.members(job.jid, roots=[], session=0, spared=set(), marked=True)
+
+    def keeper(self, job):
+        """Return the pids of a job's keeper and runner."""
+        private = job.read_record()["durable_jobs"]
+        return private["keeper"], private["runner"]
+
+    def close(self):
+        for job in self.jobs:
+            for one in self.processes(job):
+                tree.send(one, signal.SIGKILL)
