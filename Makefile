@@ -1,67 +1,57 @@
 # The daily commands. Each sets up what it needs by itself, from Python >= 3.11, make and git,
-# and uses again what an earlier run installed. What the checks are: noxfile.py.
+# and uses again what an earlier run installed. What the sessions do: noxfile.py.
 PYTHON ?= python3
 BIN := .venv/bin
-# Check mode for the formatters; `make format` is the one that changes files.
-NOX = CI=true $(BIN)/nox --no-color --reuse-existing-virtualenvs --no-install
+export NO_COLOR = 1
 
-LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check extra-checks ansible-lint
-SESSIONS_lint := $(LINT)
-SESSIONS_test := $(LINT) collection unit sanity integration molecule
-SESSIONS_test-matrix := collection worker compat
-SESSIONS_demo := collection demo
-SESSIONS_collection := collection
-SESSIONS_unit := collection unit
-SESSIONS_bench := collection bench
-SESSIONS_test-faults := collection faults
+LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check extra-checks \
+        roles-readme ansible-lint
+# What each command runs, in this order.
+lint        := $(LINT)
+test        := $(LINT) collection unit sanity integration molecule
+unit        := collection unit
+collection  := collection
+demo        := collection demo
+bench       := collection bench
+test-matrix := collection worker compat
+test-faults := collection faults
 
-.PHONY: help test lint unit demo collection test-matrix test-faults bench format clean
-.DEFAULT_GOAL := help
+.PHONY: help test demo collection test-matrix test-faults bench lint unit format clean
 .SECONDARY:
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
-
-test: .nox/ready-test ## every check, in order, stopping at the first failure
-	@$(NOX) --stop-on-first-error --session $(SESSIONS_test)
-
-lint: .nox/ready-lint ## only the linters
-	@$(NOX) --stop-on-first-error --session $(LINT)
-
-unit: .nox/ready-unit ## only the unit tests, against the built tarball
-	@$(NOX) --session unit
-
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+test: .nox/ready-test ## every check in order, stopping at the first failure
 demo: .nox/ready-demo ## two real checks in the background of this machine, polled and reported
-	@$(NOX) --session demo
-
 collection: .nox/ready-collection ## build the tarball into dist/
-	@$(NOX) --session collection
-
-test-matrix: .nox/ready-test-matrix ## every ansible-core and Python that this machine has
-	@$(NOX) --session collection worker compat grid
-
+test-matrix: .nox/ready-test-matrix ## every ansible-core and every Python that this machine has
 test-faults: .nox/ready-test-faults ## what happens when processes, disks and machines die
-	@$(NOX) --session faults
-
 bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmarks.md
-	@$(NOX) --session bench
+lint: .nox/ready-lint ## only the linters
+unit: .nox/ready-unit ## only the unit tests
 
+# The formatters only check where CI is true. --no-install: see below.
+NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
+test demo collection test-faults bench lint unit:
+	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@)
+test-matrix:
+	@CI=true $(NOX) --no-install --session $($@) grid
 format: .nox/ready-lint ## let the formatters change the files
-	@CI=false $(BIN)/nox --no-color -R --session formatters
-
+	@CI=false $(NOX) --no-install --session formatters
 clean: ## remove everything that the checks made in this folder
 	rm -rf .nox .venv dist tests/output .ansible
 
-# Environments are made once, and again when their requirements change; the checks themselves
+# Environments are made once, and again when their requirements change. The checks themselves
 # then install nothing, so they are quick and work offline.
 .nox/ready-%: $(BIN)/nox noxfile.py antsibull-nox.toml
-	@echo "Setting up for 'make $*' (once; takes some minutes)"
-	@CI=true $(BIN)/nox --no-color -r --install-only --session $(SESSIONS_$*)
+	@echo "Setting up for 'make $*'. This is done once and takes some minutes."
+	@CI=true $(NOX) --install-only --session $($*)
 	@touch $@
 
-$(BIN)/nox:
+$(BIN)/nox: Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/it"; exit 1; }
-	@$(PYTHON) -m venv .venv || \
-	  { rm -rf .venv; echo "This Python cannot make environments: on Debian, install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "$(PYTHON) cannot make environments. On Debian: apt-get install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet 'nox>=2026.4.10,<2027' 'antsibull-nox>=1.10,<2'
+	@touch $@
