@@ -9,4 +9,6 @@ from ..plugin_utils._forward import ForwardingAction
 
 
 class ActionModule(ForwardingAction):
+    """Runs the module of the same name."""
+
     module = "durable.jobs.job_status"

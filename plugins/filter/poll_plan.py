@@ -62,14 +62,18 @@ _value:
 """
 
 
-def plan(timeout: object, delay: object = DEFAULT_DELAY, grace: object = DEFAULT_GRACE) -> dict[str, int | float]:
+def plan(
+    timeout: object, delay: object = DEFAULT_DELAY, grace: object = DEFAULT_GRACE
+) -> dict[str, int | float]:
     """Check what a template gave, and compute the plan."""
     numbers = {}
     for name, value in (("timeout", timeout), ("delay", delay), ("grace", grace)):
         try:
             numbers[name] = float(str(value))
         except ValueError:
-            raise AnsibleFilterError(f"poll_plan: {name} must be a number of seconds, not {value!r}") from None
+            raise AnsibleFilterError(
+                f"poll_plan: {name} must be a number of seconds, not {value!r}"
+            ) from None
     try:
         return poll_plan(**numbers)
     except JobError as error:
@@ -80,4 +84,5 @@ class FilterModule:
     """Names the collection's filter for ansible-core."""
 
     def filters(self) -> dict[str, object]:
+        """Return the filters by name."""
         return {"poll_plan": plan}

@@ -14,9 +14,11 @@ from ._job.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any
 
-ASYNC_DIR_SPEC: Dict[str, Any] = {"async_dir": {"type": "path"}}  # documented by the fragment async_dir
+ASYNC_DIR_SPEC: dict[str, Any] = {
+    "async_dir": {"type": "path"}
+}  # documented by the fragment async_dir
 
 # Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
 UNSHOWN = ("env", "stdin")
@@ -33,7 +35,9 @@ def open_store(module: AnsibleModule, *, create: bool) -> Store:
 
 def async_dir(module: AnsibleModule) -> str:
     """Return the path of the async dir: the parameter, else the environment's, else ansible-core's default."""
-    configured = module.params["async_dir"] or os.environ.get("ANSIBLE_ASYNC_DIR") or "~/.ansible_async"
+    configured = (
+        module.params["async_dir"] or os.environ.get("ANSIBLE_ASYNC_DIR") or "~/.ansible_async"
+    )
     return os.path.expanduser(os.path.expandvars(configured))
 
 
@@ -45,11 +49,15 @@ def check_range(module: AnsibleModule, *names: str) -> None:
             raise JobError("%s must not be negative or infinite, but is %s" % (name, value))
 
 
-def unshown_invocation(module: AnsibleModule) -> Dict[str, Any]:
+def unshown_invocation(module: AnsibleModule) -> dict[str, Any]:
     """Return the echo of the parameters that every result carries, without the secret ones.
 
     The spec marks them ``no_log``, which keeps them out of syslog; what ansible-core derives from that for results is undone.
     """
     module.no_log_values.clear()
-    hidden = {name: "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" for name in UNSHOWN if module.params.get(name) is not None}
+    hidden = {
+        name: "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
+        for name in UNSHOWN
+        if module.params.get(name) is not None
+    }
     return {"module_args": dict(module.params, **hidden)}

@@ -23,7 +23,7 @@ from ._plan import DEFAULT_GRACE, plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any
 
     from ._job.schema import Record
     from ._job.store import Store
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # The engine is made of these files. Naming them here also makes ansible-core ship them with every module that launches.
 ENGINE = (_job, errors, kernel, keeper, launcher, output, program, runner, schema, store, tree)
 
-JOB_SPEC: Dict[str, Any] = {
+JOB_SPEC: dict[str, Any] = {
     "cmd": {"type": "str"},
     "argv": {"type": "list", "elements": "str"},
     "shell": {"type": "str"},
@@ -54,12 +54,16 @@ JOB_SPEC: Dict[str, Any] = {
 ONE_COMMAND = ["cmd", "argv", "shell"]
 
 
-def build_request(params: Dict[str, Any], *, no_log: bool) -> Record:
+def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
     """Turn parameters into a request for the launcher (see there).
 
     :raises JobError: naming the parameter that is wrong.
     """
     argv = _argv(params)
+    try:
+        stop_signal = schema.signal_number(params["stop_signal"])
+    except JobError as error:
+        raise JobError("stop_signal cannot be used: %s" % error.msg) from None
     stdin = params["stdin"]
     if stdin is not None and params["stdin_add_newline"] and not stdin.endswith("\n"):
         stdin += "\n"
@@ -73,7 +77,7 @@ def build_request(params: Dict[str, Any], *, no_log: bool) -> Record:
         "nice": params["nice"],
         "timeout": plain(params["timeout"]),
         "grace": plain(params["grace"]),
-        "stop_signal": schema.signal_number(params["stop_signal"]),
+        "stop_signal": stop_signal,
         "output_limit": params["output_limit"],
         "no_log": no_log,
     }
@@ -83,7 +87,7 @@ def build_request(params: Dict[str, Any], *, no_log: bool) -> Record:
     return request
 
 
-def unneeded(params: Dict[str, Any]) -> Optional[str]:
+def unneeded(params: dict[str, Any]) -> str | None:
     """Say why there is nothing to launch, by ``creates`` and ``removes``; None if there is."""
     for name, unwanted, says in (("creates", True, "exists"), ("removes", False, "does not exist")):
         path = params[name]
@@ -94,7 +98,7 @@ def unneeded(params: Dict[str, Any]) -> Optional[str]:
     return None
 
 
-def launch(module: AnsibleModule, where: Store, requests: List[Record]) -> List[Record]:
+def launch(module: AnsibleModule, where: Store, requests: list[Record]) -> list[Record]:
     """Launch jobs and return, in order, for each ``{"record": ...}`` or ``{"error": {"msg": ...}}``.
 
     It returns when every command has been exec'ed or has failed to.
@@ -102,12 +106,16 @@ def launch(module: AnsibleModule, where: Store, requests: List[Record]) -> List[
     :raises JobError: the launcher could not be run at all.
     """
     if not sys.executable:
-        raise JobError("cannot launch a job: this Python does not know the path of its own interpreter")
+        raise JobError(
+            "cannot launch a job: this Python does not know the path of its own interpreter"
+        )
     umask = os.umask(0o077)
     try:
         program_path = os.path.join(_install(where), "program.py")
     except OSError as error:
-        raise JobError("cannot write in async_dir %s: %s" % (where.path, error.strerror), async_dir=where.path) from None
+        raise JobError(
+            "cannot write in async_dir %s: %s" % (where.path, error.strerror), async_dir=where.path
+        ) from None
     finally:
         os.umask(umask)
     rc, out, err = module.run_command(
@@ -117,9 +125,11 @@ def launch(module: AnsibleModule, where: Store, requests: List[Record]) -> List[
         expand_user_and_vars=False,
     )
     try:
-        answers: List[Record] = json.loads(out)["jobs"]
+        answers: list[Record] = json.loads(out)["jobs"]
     except (ValueError, KeyError):
-        raise JobError("the launcher %s gave no answer (rc %s): %s" % (program_path, rc, err.strip()[-2000:])) from None
+        raise JobError(
+            "the launcher %s gave no answer (rc %s): %s" % (program_path, rc, err.strip()[-2000:])
+        ) from None
     return answers
 
 
@@ -128,27 +138,34 @@ def _install(where: Store) -> str:
     for part in ENGINE:
         name = "__init__.py" if part is _job else part.__name__.rpartition(".")[2] + ".py"
         files[name] = pkgutil.get_data(_job.__name__, name) or b""
-    digest = hashlib.sha256(json.dumps([[name, files[name].decode()] for name in sorted(files)]).encode()).hexdigest()
+    digest = hashlib.sha256(
+        json.dumps([[name, files[name].decode()] for name in sorted(files)]).encode()
+    ).hexdigest()
     return where.install_engine(digest[:32], files)
 
 
-def _argv(params: Dict[str, Any]) -> List[str]:
+def _argv(params: dict[str, Any]) -> list[str]:
     if params["shell"] is not None:
         if not params["shell"].strip():
             raise JobError("shell is empty: give the line to run")
         return [params["executable"], "-c", params["shell"]]
-    argv: List[str] = params["argv"]
+    argv: list[str] = params["argv"]
     if argv is None:
         try:
             argv = shlex.split(params["cmd"])
         except ValueError as error:
-            raise JobError("cmd cannot be split into words (%s): %s" % (error, params["cmd"])) from None
+            raise JobError(
+                "cmd cannot be split into words (%s): %s" % (error, params["cmd"])
+            ) from None
     if not argv or not argv[0]:
-        raise JobError("%s is empty: give the program to run and its arguments" % ("cmd" if params["argv"] is None else "argv"))
+        raise JobError(
+            "%s is empty: give the program to run and its arguments"
+            % ("cmd" if params["argv"] is None else "argv")
+        )
     return argv
 
 
-def _environment(env: Dict[str, Any]) -> Dict[str, str]:
+def _environment(env: dict[str, Any]) -> dict[str, str]:
     found = {}
     for name, value in env.items():
         if not name or "=" in name or "\0" in name:
@@ -159,7 +176,7 @@ def _environment(env: Dict[str, Any]) -> Dict[str, str]:
     return found
 
 
-def _umask(value: object) -> Optional[int]:
+def _umask(value: object) -> int | None:
     if value is None:
         return None
     try:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from ._job.store import Job
 
 RECHECK_INTERVAL = 0.25  # seconds between two looks at a job whose end nobody announces: the builtin's, or an orphaned command
-TIMED_OUT_MSG = "Timeout exceeded"  # what the builtin async_wrapper says of a job that it has killed
+TIMED_OUT_MSG = (
+    "Timeout exceeded"  # what the builtin async_wrapper says of a job that it has killed
+)
 
 
 def look(job: Job, *, show: str = "full") -> Record:
@@ -77,7 +79,9 @@ def _judge(job: Job, record: Record, show: str) -> Record:
     """Decide what has become of a job of ours whose record is not final."""
     keeper = job.is_held("keeper")
     if not keeper:
-        record = job.read_record()  # the keeper may have written the final record and ended since we read it
+        record = (
+            job.read_record()
+        )  # the keeper may have written the final record and ended since we read it
         if record["finished"]:
             return record
     private = record[schema.PRIVATE]
@@ -85,20 +89,33 @@ def _judge(job: Job, record: Record, show: str) -> Record:
     runner = job.is_held("runner")
     exited = job.slot("exit")
     command = same_boot and tree.is_alive(private["command"]["pid"], private["command"]["started"])
-    evidence = schema.Evidence(keeper=keeper, runner=runner, exited=exited is not None, same_boot=same_boot, command=command)
+    evidence = schema.Evidence(
+        keeper=keeper,
+        runner=runner,
+        exited=exited is not None,
+        same_boot=same_boot,
+        command=command,
+    )
     state, reason = schema.verdict(evidence)
     if state == schema.RUNNING:
         elapsed = round(time.monotonic() - private["monotonic"], 3)
-        return dict(record, reason=reason, elapsed=elapsed, **streams(job, record, schema.EMBED_LIMIT if show != "none" else 0))
+        return dict(
+            record,
+            reason=reason,
+            elapsed=elapsed,
+            **streams(job, record, schema.EMBED_LIMIT if show != "none" else 0),
+        )
     final = dict(record, **streams(job, record, schema.EMBED_LIMIT))
-    final = schema.finish(final, state=state, reason=reason, exited=exited, ending=job.slot("ending"))
+    final = schema.finish(
+        final, state=state, reason=reason, exited=exited, ending=job.slot("ending")
+    )
     return _reconcile(job, final)
 
 
 def streams(job: Job, record: Record, limit: int) -> Record:
     """Return what the files hold of a job's output, as keys of the job dictionary."""
     if record[schema.PRIVATE]["no_log"]:
-        return {name: schema.HIDDEN for name in output.STREAMS}
+        return dict.fromkeys(output.STREAMS, schema.HIDDEN)
     found: Record = {"truncated": False}
     for name in output.STREAMS:
         try:
@@ -135,7 +152,13 @@ def _reconcile(job: Job, final: Record) -> Record:
 def _damaged(job: Job, why: str) -> Record:
     """Return the dictionary of a job whose record cannot be read: what the exit record knows, or that it is lost."""
     found = unknown(job.jid)
-    found.update(started=True, results_file=job.results_file, reason="record damaged", failed=True, changed=False)
+    found.update(
+        started=True,
+        results_file=job.results_file,
+        reason="record damaged",
+        failed=True,
+        changed=False,
+    )
     try:
         if job.is_held("keeper") or job.is_held("runner"):
             found.update(state=schema.RUNNING, finished=False, failed=False)
@@ -162,7 +185,11 @@ def _from_builtin(job: Job, record: Record) -> Record:
     failed = finished and bool(record.get("failed"))
     state = schema.SUCCEEDED if finished else schema.RUNNING
     if failed:
-        state = schema.TIMED_OUT if record.get("msg") == TIMED_OUT_MSG and "child_pid" in record else schema.FAILED
+        state = (
+            schema.TIMED_OUT
+            if record.get("msg") == TIMED_OUT_MSG and "child_pid" in record
+            else schema.FAILED
+        )
     rc = found["rc"] if finished else None
     found.update(
         ansible_job_id=job.jid,
@@ -185,8 +212,10 @@ def unknown(jid: str) -> Record:
         "name state rc signal reason cmd start end delta elapsed timeout deadline stdout_bytes stderr_bytes "
         "stdout_file stderr_file results_file containment user progress"
     )
-    found: Record = {key: None for key in keys.split()}
-    found.update(ansible_job_id=jid, started=False, finished=True, stdout="", stderr="", truncated=False)
+    found: Record = dict.fromkeys(keys.split())
+    found.update(
+        ansible_job_id=jid, started=False, finished=True, stdout="", stderr="", truncated=False
+    )
     return found
 
 
@@ -194,7 +223,9 @@ def present(record: Record, show: str = "full") -> Record:
     """Return what a result shows of a record: no private part, as much output as asked for, and its lines."""
     shown = {key: value for key, value in record.items() if key != schema.PRIVATE}
     shown.setdefault("changed", False)
-    shown.setdefault("failed", False)  # ansible-core takes an rc that is not 0, also null, for a failure unless it is told
+    shown.setdefault(
+        "failed", False
+    )  # ansible-core takes an rc that is not 0, also null, for a failure unless it is told
     shown["erased"] = None
     for name in output.STREAMS:
         text = str(shown.get(name) or "")

@@ -11,11 +11,13 @@ from ._job.errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Union
+    from typing import Union
 
     Number = Union[int, float]
 
-VERDICT = 3.0  # seconds from the end of the grace period until the final record is there, at the latest
+VERDICT = (
+    3.0  # seconds from the end of the grace period until the final record is there, at the latest
+)
 NO_LIMIT = 365 * 86400.0  # seconds that are planned for a job without a time limit
 DEFAULT_DELAY = 10.0
 DEFAULT_GRACE = 10.0
@@ -23,7 +25,9 @@ _PAUSE_SHARE = 0.1  # of a period is slept on the controller, the rest is waited
 _PAUSE_LIMIT = 1.0
 
 
-def poll_plan(timeout: float, delay: float = DEFAULT_DELAY, grace: float = DEFAULT_GRACE) -> Dict[str, Number]:
+def poll_plan(
+    timeout: float, delay: float = DEFAULT_DELAY, grace: float = DEFAULT_GRACE
+) -> dict[str, Number]:
     """Compute ``retries``, ``delay`` and ``wait`` for a task that polls with ``until``.
 
     Ansible looks ``retries`` + 1 times and sleeps ``delay`` seconds in between; each look is ``job_status`` with ``wait``. Looks
@@ -36,7 +40,9 @@ def poll_plan(timeout: float, delay: float = DEFAULT_DELAY, grace: float = DEFAU
     """
     for name, value in (("timeout", timeout), ("grace", grace)):
         if not value >= 0 or math.isinf(value):
-            raise JobError("%s must be a number of seconds that is not negative, not %s" % (name, value))
+            raise JobError(
+                "%s must be a number of seconds that is not negative, not %s" % (name, value)
+            )
     if not delay > 0 or math.isinf(delay):
         raise JobError("delay must be a number of seconds greater than 0, not %s" % delay)
     pause = min(_PAUSE_LIMIT, delay * _PAUSE_SHARE)

@@ -107,6 +107,7 @@ attributes:
   check_mode:
     details:
       - Nothing is started or written. The result has the id V(j0.0), with which M(durable.jobs.job_status) reports a skipped look.
+        So has the result of a launch that O(creates) or O(removes) made unnecessary.
 notes:
   - What is passed in O(env) and O(stdin), and the command and output of a task with C(no_log), is never stored where a look would print it.
 seealso:
@@ -134,7 +135,7 @@ EXAMPLES = r"""
 RETURN = r"""
 poll:
   description: How to poll this job; C(retries) and C(delay) for the task, C(wait) for M(durable.jobs.job_status). They belong together.
-  returned: when a job was launched
+  returned: always
   type: dict
   sample:
     retries: 361
@@ -295,16 +296,22 @@ def run(module: AnsibleModule) -> Record:
     params = module.params
     check_range(module, "timeout", "grace", "output_limit")
     request = build_request(params, no_log=module.no_log)
+    plan = poll_plan(params["timeout"], grace=params["grace"])
     skip = unneeded(params)
     if skip is not None:
-        return dict(present(unknown(schema.PREDICTED_JID)), changed=False, skipped=True, msg=skip)
-    plan = poll_plan(params["timeout"], grace=params["grace"])
+        nothing = present(unknown(schema.PREDICTED_JID))
+        return dict(nothing, changed=False, skipped=True, poll=plan, msg=skip)
     if module.check_mode:
         try:
             open_store(module, create=False)
         except FileNotFoundError:
             pass  # a real run would make it
-        predicted = dict(unknown(schema.PREDICTED_JID), finished=False, cmd=request["cmd"], timeout=request["timeout"])
+        predicted = dict(
+            unknown(schema.PREDICTED_JID),
+            finished=False,
+            cmd=request["cmd"],
+            timeout=request["timeout"],
+        )
         return dict(present(predicted), changed=True, poll=plan, msg="would start a job")
     answer = launch(module, open_store(module, create=True), [request])[0]
     if "error" in answer:
@@ -313,6 +320,7 @@ def run(module: AnsibleModule) -> Record:
 
 
 def main() -> None:
+    """Run the module: parameters in, one JSON result out."""
     module = AnsibleModule(
         argument_spec=JOB_SPEC,
         mutually_exclusive=[ONE_COMMAND],

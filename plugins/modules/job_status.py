@@ -248,7 +248,11 @@ def run(module: AnsibleModule) -> Record:
     check_range(module, "wait")
     jid = schema.check_jid(params["jid"])
     if jid == schema.PREDICTED_JID:
-        return dict(present(unknown(jid)), skipped=True, msg="there is no job to look at: it was not launched (check mode, creates or removes)")
+        return dict(
+            present(unknown(jid)),
+            skipped=True,
+            msg="there is no job to look at: it was not launched (check mode, creates or removes)",
+        )
     cleanup = params["mode"] == "cleanup"
     try:
         job = open_store(module, create=False).job(jid)
@@ -260,7 +264,8 @@ def run(module: AnsibleModule) -> Record:
     if not cleanup:
         return found
     if not found["finished"]:
-        raise JobError("cannot clean up after job %s: it is %s; stop it, or wait for its end" % (jid, found["state"]), **found)
+        why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
+        return dict(found, failed=True, msg=why % (jid, found["state"]))
     if not module.check_mode:
         job.remove()
     return dict(present(unknown(jid)), changed=True, erased=job.results_file)
@@ -269,11 +274,16 @@ def run(module: AnsibleModule) -> Record:
 def _not_found(jid: str, path: str) -> JobError:
     user = store.user_name(os.geteuid())
     others = ", ".join(store.whose(path, jid))
-    hint = "; it belongs to %s: look as that user (become_user), or set async_dir" % others if others else ""
+    hint = (
+        "; it belongs to %s: look as that user (become_user), or set async_dir" % others
+        if others
+        else ""
+    )
     return JobError("could not find job %s in %s as user %s%s" % (jid, path, user, hint))
 
 
 def main() -> None:
+    """Run the module: parameters in, one JSON result out."""
     module = AnsibleModule(
         argument_spec=dict(
             ASYNC_DIR_SPEC,
@@ -287,7 +297,9 @@ def main() -> None:
     try:
         result = run(module)
     except JobError as error:
-        result = dict(present(unknown(module.params["jid"])), msg=error.msg, failed=True, **error.details)
+        nothing = present(unknown(module.params["jid"]))
+        result = dict(nothing, **error.details)
+        result.update(msg=error.msg, failed=True)
     if result.get("failed"):
         module.fail_json(**result)
     module.exit_json(**result)

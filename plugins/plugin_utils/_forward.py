@@ -30,7 +30,10 @@ class ForwardingAction(ActionBase):
             args["async_dir"] = configured
         result.update(
             self._execute_module(
-                module_name=self.module, module_args=args, task_vars=task_vars, wrap_async=bool(self._task.async_val)
+                module_name=self.module,
+                module_args=args,
+                task_vars=task_vars,
+                wrap_async=bool(self._task.async_val),
             )
         )
         return result

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from .support import Launcher
+from ansible_collections.durable.jobs.tests.unit.support import Launcher
 
 
 @pytest.fixture

@@ -64,10 +64,17 @@ class Launcher:
         """Launch and return the launcher's answers."""
         asked = json.dumps({"async_dir": self.store.path, "jobs": requests})
         done = subprocess.run(
-            [sys.executable, "-I", "-S", self.program], input=asked.encode(), stdout=subprocess.PIPE, check=True, timeout=PATIENCE, **run
+            [sys.executable, "-I", "-S", self.program],
+            input=asked.encode(),
+            stdout=subprocess.PIPE,
+            check=True,
+            timeout=PATIENCE,
+            **run,
         )
         answers = json.loads(done.stdout.decode())["jobs"]
-        self.jobs += [self.store.job(one["record"]["ansible_job_id"]) for one in answers if "record" in one]
+        self.jobs += [
+            self.store.job(one["record"]["ansible_job_id"]) for one in answers if "record" in one
+        ]
         return answers
 
     def __call__(self, *argv, **changes):
@@ -83,7 +90,10 @@ class Launcher:
 
     def finished(self, job):
         """Wait for the keeper's final record and return it."""
-        return until(lambda: next((one for one in [job.read_record()] if one["finished"]), None), f"the end of {job.jid}")
+        return until(
+            lambda: next((one for one in [job.read_record()] if one["finished"]), None),
+            f"the end of {job.jid}",
+        )
 
     def processes(self, job):
         """Return the living processes that carry the job's mark."""

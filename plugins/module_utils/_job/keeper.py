@@ -16,14 +16,19 @@ from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, Optional
-
     from .runner import Inheritance
     from .schema import Record
 
-KILL_PATIENCE = 2.0  # seconds after the first SIGKILL until what is still alive is called a survivor
-SWEEP_INTERVAL = (0.01, 0.25)  # seconds between two looks at a tree that is being ended: the first, and the longest
-ORPHAN_INTERVAL = 0.5  # seconds between two looks at a command that is nobody's child of ours any more
+KILL_PATIENCE = (
+    2.0  # seconds after the first SIGKILL until what is still alive is called a survivor
+)
+SWEEP_INTERVAL = (
+    0.01,
+    0.25,
+)  # seconds between two looks at a tree that is being ended: the first, and the longest
+ORPHAN_INTERVAL = (
+    0.5  # seconds between two looks at a command that is nobody's child of ours any more
+)
 
 
 class Keeper:
@@ -35,7 +40,9 @@ class Keeper:
     :param answer: the launcher's pipe, which the runner must not hold open.
     """
 
-    def __init__(self, job: store.Job, request: Record, inheritance: Inheritance, answer: int) -> None:
+    def __init__(
+        self, job: store.Job, request: Record, inheritance: Inheritance, answer: int
+    ) -> None:
         self.job = job
         self.request = request
         self.inheritance = inheritance
@@ -43,8 +50,8 @@ class Keeper:
         self.record: Record = {}
         self.command = 0
         self.runner = 0
-        self.exited: Optional[Record] = None
-        self.ending: Optional[Record] = None
+        self.exited: Record | None = None
+        self.ending: Record | None = None
         self.gone = False  # the command is, and nobody can know its exit status
         self.subreaper = False
         self._lock = -1
@@ -52,7 +59,7 @@ class Keeper:
         self._report = -1
         self._report_rest = b""
         self._poll = select.poll()
-        self._limiters: List[output.Limiter] = []
+        self._limiters: list[output.Limiter] = []
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
@@ -66,7 +73,10 @@ class Keeper:
         except OSError as error:
             self._abandon()
             where = self.job.store.path
-            raise JobError("cannot launch a job in async_dir %s: %s" % (where, error.strerror), errno=error.errno) from None
+            raise JobError(
+                "cannot launch a job in async_dir %s: %s" % (where, error.strerror),
+                errno=error.errno,
+            ) from None
         except JobError:
             self._abandon()
             raise
@@ -76,7 +86,9 @@ class Keeper:
         self._become_keeper()
         self.job.furnish()
         limit = self.request["output_limit"]
-        self._limiters = [output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in output.STREAMS]
+        self._limiters = [
+            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in output.STREAMS
+        ]
         self._lock = self.job.lock("keeper") or -1
         pipes = runner.Pipes()
         self._fork_runner(pipes)
@@ -109,7 +121,9 @@ class Keeper:
     def _abandon(self) -> None:
         """Leave nothing of a launch that failed: no process, no file."""
         if self._gate >= 0:
-            os.close(self._gate)  # a command that still waits at the gate ends, and its runner with it
+            os.close(
+                self._gate
+            )  # a command that still waits at the gate ends, and its runner with it
         if self.runner:
             os.waitpid(self.runner, 0)
         self.job.remove()
@@ -147,7 +161,9 @@ class Keeper:
         while b"\n" not in self._report_rest:
             data = os.read(self._report, 4096)
             if not data:
-                raise JobError("cannot start the command: its runner died; is the machine out of memory or processes?")
+                raise JobError(
+                    "cannot start the command: its runner died; is the machine out of memory or processes?"
+                )
             self._report_rest += data
         line, _newline, self._report_rest = self._report_rest.partition(b"\n")
         first: Record = json.loads(line)
@@ -170,7 +186,7 @@ class Keeper:
     def _over(self) -> bool:
         return self.exited is not None or self.gone
 
-    def _next_wake(self, deadline: Optional[float]) -> Optional[float]:
+    def _next_wake(self, deadline: float | None) -> float | None:
         """Return how many seconds to sleep at the most; None for as long as nothing happens."""
         limits = [] if deadline is None else [max(0.0, deadline - time.monotonic())]
         if self.request["output_limit"]:
@@ -179,7 +195,7 @@ class Keeper:
             limits.append(ORPHAN_INTERVAL)
         return min(limits) if limits else None
 
-    def _wait(self, seconds: Optional[float]) -> None:
+    def _wait(self, seconds: float | None) -> None:
         """Sleep until something happens to a child or the time is over, and take note of it."""
         self._poll.poll(None if seconds is None else int(seconds * 1000) + 1)
         try:
@@ -215,7 +231,11 @@ class Keeper:
             if pid == 0:
                 break
             if pid == self.command and self.exited is None:
-                self.exited = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
+                self.exited = {
+                    "status": status,
+                    "epoch": time.time(),
+                    "monotonic": time.monotonic(),
+                }
                 self._note("exit", self.exited)
             elif pid == self.runner:
                 self.runner = 0
@@ -226,10 +246,14 @@ class Keeper:
 
     # -- end --------------------------------------------------------------------------------------------------------
 
-    def _members(self) -> List[tree.Process]:
+    def _members(self) -> list[tree.Process]:
         session = 0 if self.subreaper else self.command
         return tree.members(
-            self.job.jid, roots=[os.getpid()], session=session, spared={os.getpid(), self.runner}, marked=not self.subreaper
+            self.job.jid,
+            roots=[os.getpid()],
+            session=session,
+            spared={os.getpid(), self.runner},
+            marked=not self.subreaper,
         )
 
     def _end_tree(self, state: str, number: int, grace: float) -> None:
@@ -242,7 +266,9 @@ class Keeper:
             self.ending["survivors"] = [{"pid": one.pid, "name": one.name} for one in left[:20]]
             self._note("ending", self.ending)
 
-    def _sweep(self, numbers: tuple[int, ...], patience: float, *, again: bool) -> List[tree.Process]:
+    def _sweep(
+        self, numbers: tuple[int, ...], patience: float, *, again: bool
+    ) -> list[tree.Process]:
         """Signal all members, also those that appear meanwhile, until none is left or patience is over.
 
         :param again: signal at every look, not only when a process is first seen.
@@ -267,11 +293,15 @@ class Keeper:
 
     def _conclude(self) -> None:
         self._limit_output()
-        hidden = {name: schema.HIDDEN for name in output.STREAMS}
+        hidden = dict.fromkeys(output.STREAMS, schema.HIDDEN)
         streams = hidden if self.record[schema.PRIVATE]["no_log"] else self._excerpts()
         state, reason = ("exited", None) if self.exited is not None else (schema.LOST, "killed")
         final = schema.finish(
-            dict(self.record, **streams), state=state, reason=reason, exited=self.exited, ending=self.ending
+            dict(self.record, **streams),
+            state=state,
+            reason=reason,
+            exited=self.exited,
+            ending=self.ending,
         )
         self.job.conclude(final)
         os.close(self._lock)  # wakes whoever waits for the end

@@ -18,7 +18,9 @@ except (ImportError, OSError):  # an interpreter built without libffi
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _FALLOC_FL_KEEP_SIZE = 1  # fallocate(2)
 _FALLOC_FL_PUNCH_HOLE = 2
-_EMULATED_TAIL = 1024 * 1024  # bytes at the end of a stream that survive where holes cannot be punched
+_EMULATED_TAIL = (
+    1024 * 1024
+)  # bytes at the end of a stream that survive where holes cannot be punched
 
 
 def become_subreaper() -> bool:
@@ -35,7 +37,10 @@ def punch_hole(fd: int, start: int, end: int) -> None:
     if _LIBC is not None:
         punch = getattr(_LIBC, "fallocate64", _LIBC.fallocate)
         length = ctypes.c_int64(end - start)
-        if punch(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(start), length) == 0:
+        if (
+            punch(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(start), length)
+            == 0
+        ):
             return
         if ctypes.get_errno() not in (errno.EOPNOTSUPP, errno.ENOSYS):
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

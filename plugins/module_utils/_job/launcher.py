@@ -29,7 +29,7 @@ from .store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import List, NoReturn
+    from typing import NoReturn
 
     from .schema import Record
     from .store import Job
@@ -50,10 +50,10 @@ def main() -> None:
     json.dump({"jobs": answers}, sys.stdout)
 
 
-def launch_all(store: Store, requests: List[Record], inheritance: Inheritance) -> List[Record]:
+def launch_all(store: Store, requests: list[Record], inheritance: Inheritance) -> list[Record]:
     """Launch jobs side by side and return each one's record or error, in order."""
-    pids: List[int] = []
-    answers: List[int] = []
+    pids: list[int] = []
+    answers: list[int] = []
     for request in requests:
         job = store.create_job()
         answer_out, answer_in = os.pipe()
@@ -71,7 +71,11 @@ def launch_all(store: Store, requests: List[Record], inheritance: Inheritance) -
 def _answer(pid: int, fd: int) -> Record:
     with open(fd, "rb") as source:
         data = source.read()
-    answer: Record = json.loads(data) if data else _error(JobError("the job's keeper died while launching it; look at the machine's log"))
+    answer: Record = (
+        json.loads(data)
+        if data
+        else _error(JobError("the job's keeper died while launching it; look at the machine's log"))
+    )
     if "error" in answer:
         os.waitpid(pid, 0)
     return answer

@@ -16,7 +16,7 @@ from . import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Tuple
+    pass
 
 STREAMS = ("stdout", "stderr")
 TAIL_BYTES = 4096  # what `output: tail` shows of each stream
@@ -50,7 +50,7 @@ class Limiter:
             self._hole_to = end
 
 
-def hole(fd: int, size: int) -> Tuple[int, int]:
+def hole(fd: int, size: int) -> tuple[int, int]:
     """Return where the bytes that were cut out begin and end; both are ``size`` if all are there (lseek(2))."""
     try:
         start = os.lseek(fd, 0, os.SEEK_HOLE)
@@ -59,7 +59,7 @@ def hole(fd: int, size: int) -> Tuple[int, int]:
         return size, size
 
 
-def excerpt(fd: int, limit: int) -> Tuple[str, int, bool]:
+def excerpt(fd: int, limit: int) -> tuple[str, int, bool]:
     """Read a stream as text of at most ``limit`` bytes in UTF-8: all of it, or its beginning, a mark and its end.
 
     :param fd: the stream's file, open for reading.

@@ -15,7 +15,7 @@ from .schema import COOKIE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, NoReturn
+    from typing import NoReturn
 
     from .schema import Record
     from .store import Job
@@ -87,7 +87,9 @@ def _become_command(job: Job, request: Record, inheritance: Inheritance, pipes: 
         os.setsid()
         stdin = request["stdin"]
         sources = [
-            os.open("/dev/null", os.O_RDONLY) if stdin is None else job.stdin_file(stdin.encode("utf-8", "surrogateescape")),
+            os.open("/dev/null", os.O_RDONLY)
+            if stdin is None
+            else job.stdin_file(stdin.encode("utf-8", "surrogateescape")),
             job.open_stream("stdout", os.O_WRONLY | os.O_APPEND),
             job.open_stream("stderr", os.O_WRONLY | os.O_APPEND),
         ]
@@ -106,12 +108,15 @@ def _become_command(job: Job, request: Record, inheritance: Inheritance, pipes: 
             step, subject = "cannot start", request["argv"][0]
             os.execvpe(request["argv"][0], request["argv"], _environment(job.jid, request["env"]))
     except OSError as error:
-        _tell(pipes.verdict_in, {"step": step, "subject": subject, "errno": error.errno, "strerror": error.strerror})
+        _tell(
+            pipes.verdict_in,
+            {"step": step, "subject": subject, "errno": error.errno, "strerror": error.strerror},
+        )
     finally:
         os._exit(127)
 
 
-def _environment(jid: str, extra: Dict[str, str]) -> Dict[str, str]:
+def _environment(jid: str, extra: dict[str, str]) -> dict[str, str]:
     environment = dict(os.environ)
     environment.update(extra)
     environment[COOKIE] = jid

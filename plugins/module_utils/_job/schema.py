@@ -13,7 +13,7 @@ from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional, Tuple
+    from typing import Any, Dict
 
     Record = Dict[str, Any]  # the job dictionary, plus the private part under the key PRIVATE
 
@@ -59,7 +59,9 @@ def signal_number(name: str) -> int:
             return int(signal.Signals(int(text)))
         return int(signal.Signals[text if text.startswith("SIG") else "SIG" + text])
     except (KeyError, ValueError):
-        raise JobError("unknown signal %r: give a name such as TERM, INT or HUP, or its number" % name) from None
+        raise JobError(
+            "unknown signal %r: give a name such as TERM, INT or HUP, or its number" % name
+        ) from None
 
 
 def signal_name(number: int) -> str:
@@ -72,20 +74,23 @@ def signal_name(number: int) -> str:
 
 def timestamp(epoch: float) -> str:
     """Write a moment as the builtin ``command`` does: local time, ``2026-01-31 23:59:59.123456``."""
-    micros = int(round(epoch * 1000000))
-    return "%s.%06d" % (time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(micros // 1000000)), micros % 1000000)
+    micros = round(epoch * 1000000)
+    return "%s.%06d" % (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(micros // 1000000)),
+        micros % 1000000,
+    )
 
 
 def duration(seconds: float) -> str:
     """Write a duration as the builtin ``command`` does: ``0:00:15.001234``, ``1 day, 0:00:01.000000``."""
-    micros = max(0, int(round(seconds * 1000000)))
+    micros = max(0, round(seconds * 1000000))
     rest, micros = divmod(micros, 1000000)
     days, rest = divmod(rest, 86400)
     text = "%d:%02d:%02d.%06d" % (rest // 3600, rest // 60 % 60, rest % 60, micros)
     return "%d day%s, %s" % (days, "" if days == 1 else "s", text) if days else text
 
 
-def exit_outcome(status: int) -> Tuple[str, int, Optional[str]]:
+def exit_outcome(status: int) -> tuple[str, int, str | None]:
     """Split a wait status into state, rc and signal name; a death by signal has rc = -signal, as in ``command``."""
     if status & 0x7F:
         number = status & 0x7F
@@ -106,7 +111,9 @@ class Evidence:
 
     __slots__ = ("command", "exited", "keeper", "runner", "same_boot")
 
-    def __init__(self, *, keeper: bool, runner: bool, exited: bool, same_boot: bool, command: bool) -> None:
+    def __init__(
+        self, *, keeper: bool, runner: bool, exited: bool, same_boot: bool, command: bool
+    ) -> None:
         self.keeper = keeper
         self.runner = runner
         self.exited = exited
@@ -114,14 +121,17 @@ class Evidence:
         self.command = command
 
 
-def verdict(evidence: Evidence) -> Tuple[str, Optional[str]]:
+def verdict(evidence: Evidence) -> tuple[str, str | None]:
     """Say what has become of a job whose record is not final: a state and a reason.
 
     The table is in docs/design.md; the first row that fits decides. ``exited`` stands for "the exit record decides":
     the state is then what :func:`outcome` makes of it.
     """
     if evidence.keeper:
-        return RUNNING, None  # with an exit record too: its keeper is about to write the final record
+        return (
+            RUNNING,
+            None,
+        )  # with an exit record too: its keeper is about to write the final record
     if evidence.exited:
         return "exited", None
     if not evidence.same_boot:
@@ -146,6 +156,8 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
         "state": RUNNING,
         "started": True,
         "finished": False,
+        "changed": False,
+        "failed": False,  # without it ansible-core takes any rc but 0, also null, for a failure
         "rc": None,
         "signal": None,
         "reason": None,
@@ -183,7 +195,14 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
     }
 
 
-def finish(record: Record, *, state: str, reason: Optional[str], exited: Optional[Record], ending: Optional[Record]) -> Record:
+def finish(
+    record: Record,
+    *,
+    state: str,
+    reason: str | None,
+    exited: Record | None,
+    ending: Record | None,
+) -> Record:
     """Return the final form of a record.
 
     :param state: a finished state, or ``exited`` for "as the exit record says".
@@ -195,7 +214,11 @@ def finish(record: Record, *, state: str, reason: Optional[str], exited: Optiona
     if exited is not None:
         state, final["rc"], final["signal"] = exit_outcome(exited["status"])
         elapsed = max(0.0, exited["monotonic"] - private["monotonic"])
-        final.update(end=timestamp(private["epoch"] + elapsed), delta=duration(elapsed), elapsed=round(elapsed, 6))
+        final.update(
+            end=timestamp(private["epoch"] + elapsed),
+            delta=duration(elapsed),
+            elapsed=round(elapsed, 6),
+        )
     if ending is not None:
         state, reason = ending["state"], ending.get("reason")
         final["survivors"] = ending.get("survivors") or []
@@ -214,13 +237,17 @@ def message(job: Record) -> str:
     who = "job %s" % (job.get("name") or job["ansible_job_id"])
     why = {
         SUCCEEDED: "%s succeeded" % who,
-        FAILED: "%s failed: rc %s" % (who, rc) if job["signal"] is None else "%s was killed by %s (rc %s)" % (who, job["signal"], rc),
+        FAILED: "%s failed: rc %s" % (who, rc)
+        if job["signal"] is None
+        else "%s was killed by %s (rc %s)" % (who, job["signal"], rc),
         TIMED_OUT: "%s timed out: it was ended after its limit of %s s" % (who, job["timeout"]),
         STOPPED: "%s was stopped on request" % who,
         LOST: "%s is lost (%s): it is gone and its exit status is unknown" % (who, job["reason"]),
     }[state]
     if job.get("survivors"):
-        why += "; still alive: " + ", ".join("%s (pid %s)" % (one["name"], one["pid"]) for one in job["survivors"])
+        why += "; still alive: " + ", ".join(
+            "%s (pid %s)" % (one["name"], one["pid"]) for one in job["survivors"]
+        )
     shown = state != SUCCEEDED and not job.get(PRIVATE, {}).get("no_log")
     last = (job.get("stderr") or "") if shown else ""
     last = last.rstrip().rpartition("\n")[2].strip()

@@ -31,7 +31,7 @@ from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterator, List, Optional
+    from typing import Iterator
 
     from .schema import Record
 
@@ -93,7 +93,11 @@ class Store:
         :raises JobError: it cannot be made, is no directory, a symlink, somebody else's, or not writable.
         """
         if not os.path.isabs(path):
-            raise _refusal(path, "it is not an absolute path", "give a path that begins with / or with the ~ of a user who has a home")
+            raise _refusal(
+                path,
+                "it is not an absolute path",
+                "give a path that begins with / or with the ~ of a user who has a home",
+            )
         path = os.path.normpath(path)
         if create:
             _make_path(path)
@@ -106,10 +110,15 @@ class Store:
         try:
             owner = os.fstat(fd).st_uid
             if owner != os.geteuid():
-                advice = "run the task as that user (become_user: %s) or give another async_dir" % user_name(owner)
+                advice = (
+                    "run the task as that user (become_user: %s) or give another async_dir"
+                    % user_name(owner)
+                )
                 raise _refusal(path, "it belongs to user %s" % user_name(owner), advice)
             if create and not os.access(path, os.W_OK | os.X_OK):
-                raise _refusal(path, "it is not writable", "make it writable or give another async_dir")
+                raise _refusal(
+                    path, "it is not writable", "make it writable or give another async_dir"
+                )
         except BaseException:
             os.close(fd)
             raise
@@ -118,7 +127,7 @@ class Store:
     def private(self, *names: str, create: bool = True) -> int:
         """Open a folder below the private folder, made 0700 if it is not there, and return its descriptor."""
         fd = os.dup(self.fd)
-        for name in (PRIVATE_DIR,) + names:
+        for name in (PRIVATE_DIR, *names):
             parent = fd
             try:
                 if create:
@@ -129,9 +138,15 @@ class Store:
                 fd = os.open(name, _DIR_FLAGS, dir_fd=parent)
                 if os.fstat(fd).st_uid != os.geteuid():
                     os.close(fd)
-                    raise _refusal(os.path.join(self.path, PRIVATE_DIR), "%s in it belongs to another user" % name, "remove that folder")
+                    raise _refusal(
+                        os.path.join(self.path, PRIVATE_DIR),
+                        "%s in it belongs to another user" % name,
+                        "remove that folder",
+                    )
             except NotADirectoryError:  # O_NOFOLLOW makes it the answer for a symlink too
-                raise _refusal(self.path, "%s in it is not a directory of its own" % name, "remove it") from None
+                raise _refusal(
+                    self.path, "%s in it is not a directory of its own" % name, "remove it"
+                ) from None
             finally:
                 os.close(parent)
         return fd
@@ -140,7 +155,7 @@ class Store:
         """Return the path of something below the private folder."""
         return os.path.join(self.path, PRIVATE_DIR, *names)
 
-    def install_engine(self, digest: str, files: Dict[str, bytes]) -> str:
+    def install_engine(self, digest: str, files: dict[str, bytes]) -> str:
         """Put a copy of this package into the async dir, whole or not at all, and return its path.
 
         :param digest: of the contents; an engine of that digest which is there already is used as it is.
@@ -195,7 +210,7 @@ class Job:
         self.store = store
         self.jid = jid
         self.results_file = os.path.join(store.path, jid)
-        self._fd: Optional[int] = None
+        self._fd: int | None = None
 
     @property
     def fd(self) -> int:
@@ -217,7 +232,11 @@ class Job:
         :raises DamagedRecord: what is there is not a record that this version understands; the text says why.
         """
         try:
-            fd = os.open(self.jid, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.store.fd)
+            fd = os.open(
+                self.jid,
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+                dir_fd=self.store.fd,
+            )
         except FileNotFoundError:
             raise MissingRecord(self.jid) from None
         except OSError as error:
@@ -250,7 +269,9 @@ class Job:
         """
         try:
             fd = os.open("record", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
-        except FileNotFoundError:  # used up by a predecessor that died before the rename took place, or after it
+        except (
+            FileNotFoundError
+        ):  # used up by a predecessor that died before the rename took place, or after it
             self._reserve("record", SLOT_BYTES)
             fd = os.open("record", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
         try:
@@ -259,7 +280,9 @@ class Job:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                write_all(fd, json.dumps(dict(record, stdout="", stderr="", truncated=True)).encode())
+                write_all(
+                    fd, json.dumps(dict(record, stdout="", stderr="", truncated=True)).encode()
+                )
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -276,10 +299,12 @@ class Job:
         finally:
             os.close(fd)
 
-    def slot(self, slot: str) -> Optional[Record]:
+    def slot(self, slot: str) -> Record | None:
         """Read a slot; None if it was never filled, or not whole."""
         try:
-            fd = os.open(slot, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
+            fd = os.open(
+                slot, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd
+            )
         except OSError:
             return None
         try:
@@ -293,7 +318,7 @@ class Job:
 
     # -- locks ------------------------------------------------------------------------------------------------------
 
-    def lock(self, role: str) -> Optional[int]:
+    def lock(self, role: str) -> int | None:
         """Take the lock of ``keeper`` or ``runner``; None if somebody has it.
 
         The lock is held until the descriptor is closed, at the latest by the death of the process and of all its children
@@ -307,10 +332,12 @@ class Job:
             return None
         return fd
 
-    def watch(self, role: str) -> Optional[int]:
+    def watch(self, role: str) -> int | None:
         """Return a descriptor that hangs up (POLLHUP) when the holder of a lock ends; None if nobody holds it."""
         try:
-            fd = os.open(role, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            fd = os.open(
+                role, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd
+            )
         except OSError:
             return None
         try:
@@ -390,7 +417,9 @@ def whose(path: str, jid: str) -> Iterator[str]:
     :param path: our own async dir. Below our home it is looked for at the same place below theirs.
     """
     home = os.path.expanduser("~")
-    inside = os.path.relpath(path, home) if path.startswith(home.rstrip("/") + "/") else ".ansible_async"
+    inside = (
+        os.path.relpath(path, home) if path.startswith(home.rstrip("/") + "/") else ".ansible_async"
+    )
     seen = {os.path.realpath(path)}
     for entry in pwd.getpwall():
         folder = os.path.realpath(os.path.join(entry.pw_dir, inside))
@@ -408,13 +437,15 @@ def _parse_record(data: bytes) -> Record:
     if not isinstance(record, dict):
         raise DamagedRecord("it is not a JSON object")
     private = record.get(schema.PRIVATE)
-    if private is not None and (not isinstance(private, dict) or private.get("version") != schema.VERSION):
+    if private is not None and (
+        not isinstance(private, dict) or private.get("version") != schema.VERSION
+    ):
         raise DamagedRecord("its format is not known to this version of durable.jobs")
     return record
 
 
 def _make_path(path: str) -> None:
-    missing: List[str] = []
+    missing: list[str] = []
     while not os.path.lexists(path):
         missing.append(path)
         path = os.path.dirname(path)
@@ -424,10 +455,14 @@ def _make_path(path: str) -> None:
         except FileExistsError:
             continue
         except OSError as error:
-            raise _refusal(missing[0], "%s cannot be made: %s" % (folder, error.strerror), "make it or give another async_dir") from None
+            raise _refusal(
+                missing[0],
+                "%s cannot be made: %s" % (folder, error.strerror),
+                "make it or give another async_dir",
+            ) from None
 
 
-def _why_not(path: str, error: OSError) -> List[str]:
+def _why_not(path: str, error: OSError) -> list[str]:
     if os.path.islink(path):
         return ["it is a symlink to %s" % os.readlink(path), "give the real path"]
     if error.errno in (errno.ENOTDIR, errno.ELOOP):
@@ -436,7 +471,10 @@ def _why_not(path: str, error: OSError) -> List[str]:
 
 
 def _refusal(path: str, why: str, advice: str) -> JobError:
-    return JobError("cannot use async_dir %s as user %s: %s; %s" % (path, user_name(os.geteuid()), why, advice), async_dir=path)
+    return JobError(
+        "cannot use async_dir %s as user %s: %s; %s" % (path, user_name(os.geteuid()), why, advice),
+        async_dir=path,
+    )
 
 
 def _write_new(folder: int, name: str, data: bytes) -> None:

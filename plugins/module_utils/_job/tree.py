@@ -12,7 +12,7 @@ from .schema import COOKIE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, Optional, Set
+    from typing import Iterable
 
 
 class Process:
@@ -32,7 +32,7 @@ class Process:
         self.started = int(fields[19])
 
 
-def process(pid: int) -> Optional[Process]:
+def process(pid: int) -> Process | None:
     """Look at one process; None if there is none of that pid."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as stat:
@@ -47,13 +47,15 @@ def is_alive(pid: int, started: int) -> bool:
     return found is not None and found.started == started and not found.zombie
 
 
-def all_processes() -> Dict[int, Process]:
+def all_processes() -> dict[int, Process]:
     """Look at every process that /proc shows, by pid."""
     found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
     return {one.pid: one for one in found if one is not None}
 
 
-def members(jid: str, *, roots: Iterable[int], session: int, spared: Set[int], marked: bool) -> List[Process]:
+def members(
+    jid: str, *, roots: Iterable[int], session: int, spared: set[int], marked: bool
+) -> list[Process]:
     """Return the living processes of a job.
 
     :param roots: pids whose descendants belong to the job.
@@ -62,7 +64,7 @@ def members(jid: str, *, roots: Iterable[int], session: int, spared: Set[int], m
     :param marked: whether to look for the job's mark in every environment too. Needed where orphans do not become our children.
     """
     table = all_processes()
-    children: Dict[int, List[int]] = {}
+    children: dict[int, list[int]] = {}
     for one in table.values():
         children.setdefault(one.parent, []).append(one.pid)
     found = set()
@@ -101,7 +103,7 @@ def send(target: Process, number: int) -> None:
         pass
 
 
-def _environment(pid: int) -> List[bytes]:
+def _environment(pid: int) -> list[bytes]:
     try:
         with open("/proc/%d/environ" % pid, "rb") as environ:
             return environ.read().split(b"\0")

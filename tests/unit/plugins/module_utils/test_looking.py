@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.durable.jobs.plugins.module_utils import _looking
 from ansible_collections.durable.jobs.plugins.module_utils._job import store, tree
 
-from ...support import until
+from ansible_collections.durable.jobs.tests.unit.support import until
 
 
 def kill_all(launcher, job):
@@ -27,13 +27,26 @@ def test_a_running_job(launcher):
     job = launcher.shell("echo so far; sleep 60")
     until(lambda: os.stat(job.path("stdout")).st_size)
     found = _looking.look(job)
-    assert (found["state"], found["finished"], found["rc"], found["failed"], found["changed"]) == ("running", False, None, False, False)
-    assert (found["stdout"], found["stdout_lines"], found["stderr_lines"], found["stdout_bytes"]) == ("so far", ["so far"], [], 7)
+    assert (found["state"], found["finished"], found["rc"], found["failed"], found["changed"]) == (
+        "running",
+        False,
+        None,
+        False,
+        False,
+    )
+    assert (
+        found["stdout"],
+        found["stdout_lines"],
+        found["stderr_lines"],
+        found["stdout_bytes"],
+    ) == ("so far", ["so far"], [], 7)
     assert found["elapsed"] > 0 and found["erased"] is None
     assert "durable_jobs" not in found
 
 
-@pytest.mark.parametrize("show, stdout", [("full", "x" * 5000 + "\nend"), ("tail", "end"), ("none", "")])
+@pytest.mark.parametrize(
+    ("show", "stdout"), [("full", "x" * 5000 + "\nend"), ("tail", "end"), ("none", "")]
+)
 def test_how_much_output_is_shown(launcher, show, stdout):
     job = launcher.shell("head -c 5000 /dev/zero | tr '\\0' x; echo; echo end")
     launcher.finished(job)
@@ -59,7 +72,13 @@ def test_a_job_whose_processes_were_all_killed_is_lost_at_the_first_look_and_for
     until(lambda: os.stat(job.path("stdout")).st_size)
     kill_all(launcher, job)
     found = _looking.look(job)
-    assert (found["state"], found["reason"], found["rc"], found["finished"], found["failed"]) == ("lost", "killed", None, True, True)
+    assert (found["state"], found["reason"], found["rc"], found["finished"], found["failed"]) == (
+        "lost",
+        "killed",
+        None,
+        True,
+        True,
+    )
     assert found["stdout"] == "before" and "lost (killed)" in found["msg"]
     assert job.read_record()["state"] == "lost", "the verdict has been written down"
 
@@ -122,7 +141,12 @@ def test_a_damaged_record_is_lost_or_what_the_exit_record_says(launcher, content
     with open(job.results_file, "wb") as target:
         target.write(content)
     found = _looking.look(job)
-    assert (found["state"], found["rc"], found["reason"], found["finished"]) == ("failed", 3, "record damaged", True)
+    assert (found["state"], found["rc"], found["reason"], found["finished"]) == (
+        "failed",
+        3,
+        "record damaged",
+        True,
+    )
     os.unlink(job.path("exit"))
     found = _looking.look(job)
     assert (found["state"], found["rc"], found["reason"]) == ("lost", None, "record damaged")
@@ -131,17 +155,38 @@ def test_a_damaged_record_is_lost_or_what_the_exit_record_says(launcher, content
 
 # -- jobs that the builtin launched -----------------------------------------------------------------------------------
 
-BUILTIN = {"changed": True, "rc": 0, "cmd": ["true"], "stdout": "out", "stderr": "", "start": "a", "end": "b", "delta": "c"}
+BUILTIN = {
+    "changed": True,
+    "rc": 0,
+    "cmd": ["true"],
+    "stdout": "out",
+    "stderr": "",
+    "start": "a",
+    "end": "b",
+    "delta": "c",
+}
 
 
 @pytest.mark.parametrize(
-    "record, state, finished, rc, failed",
+    ("record", "state", "finished", "rc", "failed"),
     [
         ({"started": 1, "finished": 0, "ansible_job_id": "j1.2"}, "running", False, None, False),
         (BUILTIN, "succeeded", True, 0, False),
-        ({**BUILTIN, "rc": 2, "failed": True, "msg": "non-zero return code"}, "failed", True, 2, True),
+        (
+            {**BUILTIN, "rc": 2, "failed": True, "msg": "non-zero return code"},
+            "failed",
+            True,
+            2,
+            True,
+        ),
         ({**BUILTIN, "rc": -9, "failed": True}, "failed", True, -9, True),
-        ({"msg": "Timeout exceeded", "failed": True, "child_pid": 7}, "timed_out", True, None, True),
+        (
+            {"msg": "Timeout exceeded", "failed": True, "child_pid": 7},
+            "timed_out",
+            True,
+            None,
+            True,
+        ),
         ({"ping": "pong", "_ansible_parsed": True}, "succeeded", True, None, False),
     ],
 )
@@ -150,11 +195,22 @@ def test_a_record_of_the_builtin(tmp_path, record, state, finished, rc, failed):
     with open(job.results_file, "w", encoding="utf-8") as target:
         json.dump(record, target)
     found = _looking.wait(job, 0)
-    assert (found["state"], found["finished"], found["rc"], found["failed"]) == (state, finished, rc, failed)
+    assert (found["state"], found["finished"], found["rc"], found["failed"]) == (
+        state,
+        finished,
+        rc,
+        failed,
+    )
     assert found["started"] is True and found["ansible_job_id"] == "j1.2"
     assert found["stdout_lines"] == record.get("stdout", "").splitlines()
     assert found["signal"] == ("SIGKILL" if rc == -9 else None)
-    assert {key: value for key, value in record.items() if not key.startswith("_")}.items() - {("started", 1), ("finished", 0)} <= found.items() if "cmd" not in record else True
+    assert (
+        {key: value for key, value in record.items() if not key.startswith("_")}.items()
+        - {("started", 1), ("finished", 0)}
+        <= found.items()
+        if "cmd" not in record
+        else True
+    )
 
 
 def test_a_missing_job(tmp_path):

@@ -17,8 +17,20 @@ def covered(plan):
 
 def some(count):
     random_numbers = random.Random(1)
-    grid = [(timeout, delay, grace) for timeout in (1, 2, 7, 15, 45, 360, 3600, 86400) for delay in (0.1, 1, 5, 10, 60, 7200) for grace in (0, 1, 10, 300)]
-    drawn = [(random_numbers.uniform(0.01, 1e5), random_numbers.uniform(0.05, 500), random_numbers.uniform(0, 100)) for _count in range(count)]
+    grid = [
+        (timeout, delay, grace)
+        for timeout in (1, 2, 7, 15, 45, 360, 3600, 86400)
+        for delay in (0.1, 1, 5, 10, 60, 7200)
+        for grace in (0, 1, 10, 300)
+    ]
+    drawn = [
+        (
+            random_numbers.uniform(0.01, 1e5),
+            random_numbers.uniform(0.05, 500),
+            random_numbers.uniform(0, 100),
+        )
+        for _count in range(count)
+    ]
     return grid + drawn
 
 
@@ -45,7 +57,14 @@ def test_a_job_without_limit_is_planned_for_a_year():
 
 
 @pytest.mark.parametrize(
-    "numbers, says", [((-1, 10, 10), "timeout"), ((1, 0, 10), "delay"), ((1, -1, 10), "delay"), ((1, 1, -1), "grace"), ((float("nan"), 1, 1), "timeout")]
+    ("numbers", "says"),
+    [
+        ((-1, 10, 10), "timeout"),
+        ((1, 0, 10), "delay"),
+        ((1, -1, 10), "delay"),
+        ((1, 1, -1), "grace"),
+        ((float("nan"), 1, 1), "timeout"),
+    ],
 )
 def test_impossible_numbers_are_refused(numbers, says):
     with pytest.raises(JobError, match=f"^{says} must be"):

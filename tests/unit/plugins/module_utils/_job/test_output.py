@@ -26,7 +26,11 @@ def fill(fd, data):
 @pytest.mark.parametrize("limit", [1, 1000, 8192, 100_000, 1_000_000])
 def test_head_and_tail_stay_and_the_rest_is_given_back(stream, limit):
     limiter = output.Limiter(stream, limit)
-    data = random.Random(limit).randbytes(3_000_000) if sys.version_info >= (3, 9) else os.urandom(3_000_000)
+    data = (
+        random.Random(limit).randbytes(3_000_000)
+        if sys.version_info >= (3, 9)
+        else os.urandom(3_000_000)
+    )
     for at in range(0, len(data), 100_000):
         fill(stream, data[at : at + 100_000])
         limiter.check()
@@ -48,7 +52,9 @@ def test_a_limit_of_0_keeps_all(stream):
 
 def test_without_holes_the_file_is_cut_and_its_tail_put_back(tmp_path):
     """ramfs knows no fallocate, so the emulation is what runs there; mounting it takes root."""
-    if os.geteuid() != 0 or subprocess.call(["mount", "-t", "ramfs", "none", str(tmp_path)], stderr=subprocess.DEVNULL):
+    if os.geteuid() != 0 or subprocess.call(
+        ["mount", "-t", "ramfs", "none", str(tmp_path)], stderr=subprocess.DEVNULL
+    ):
         pytest.skip("needs root and the right to mount a ramfs")
     try:
         fd = os.open(str(tmp_path / "stdout"), os.O_RDWR | os.O_CREAT)
@@ -93,7 +99,9 @@ def test_an_excerpt_leaves_out_the_hole(stream):
     limiter.check()
     text, size, cut = output.excerpt(stream, 1_000_000)
     assert (size, cut) == (200_000, True)
-    assert "\0" not in text and "m" not in text.replace("[...", "").replace("bytes are not shown here", "")
+    assert "\0" not in text and "m" not in text.replace("[...", "").replace(
+        "bytes are not shown here", ""
+    )
     assert text.startswith("H" * 10_000) and text.endswith("T" * 10_000)
 
 

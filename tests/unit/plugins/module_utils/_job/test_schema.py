@@ -23,9 +23,18 @@ def all_evidence():
 
 def documented_verdict(evidence):
     """Apply the table of docs/design.md: the first row that fits."""
-    rows = re.findall(r"^\| (yes|no|any) \| (yes|no|any) \| (yes|no|any) \| (yes|no|any) \| `(\S+)` \| (\S+) \|", DESIGN.read_text(), re.M)
+    rows = re.findall(
+        r"^\| (yes|no|any) \| (yes|no|any) \| (yes|no|any) \| (yes|no|any) \| `(\S+)` \| (\S+) \|",
+        DESIGN.read_text(),
+        re.M,
+    )
     assert len(rows) >= 5
-    seen = (evidence["keeper"], evidence["exited"], evidence["same_boot"], evidence["runner"] or evidence["command"])
+    seen = (
+        evidence["keeper"],
+        evidence["exited"],
+        evidence["same_boot"],
+        evidence["runner"] or evidence["command"],
+    )
     for *wanted, state, reason in rows:
         if all(want == "any" or (want == "yes") == fact for want, fact in zip(wanted, seen)):
             return state, None if reason == "-" else reason.strip("`")
@@ -40,20 +49,44 @@ def test_verdict_is_what_the_design_says(evidence):
 @pytest.mark.parametrize("evidence", all_evidence())
 def test_verdict_never_lies(evidence):
     state, reason = schema.verdict(schema.Evidence(**evidence))
-    alive = evidence["keeper"] or (evidence["same_boot"] and (evidence["runner"] or evidence["command"]))
+    alive = evidence["keeper"] or (
+        evidence["same_boot"] and (evidence["runner"] or evidence["command"])
+    )
     assert (state == schema.RUNNING) <= alive, "running without anything alive"
-    assert (state == schema.LOST) <= (not alive and not evidence["exited"]), "lost although something is known"
+    assert (state == schema.LOST) <= (not alive and not evidence["exited"]), (
+        "lost although something is known"
+    )
     assert (state == schema.LOST) <= (reason is not None), "lost without a reason"
 
 
 @pytest.mark.parametrize(
-    "status, expected", [(0, ("succeeded", 0, None)), (3 << 8, ("failed", 3, None)), (9, ("failed", -9, "SIGKILL")), (139, ("failed", -11, "SIGSEGV"))]
+    ("status", "expected"),
+    [
+        (0, ("succeeded", 0, None)),
+        (3 << 8, ("failed", 3, None)),
+        (9, ("failed", -9, "SIGKILL")),
+        (139, ("failed", -11, "SIGSEGV")),
+    ],
 )
 def test_exit_outcome(status, expected):
     assert schema.exit_outcome(status) == expected
 
 
-@pytest.mark.parametrize("jid", ["../x", "/etc/passwd", "", "j1", "j1.2/..", "j1.2\n", "x1.2", "j1.2.3", "j١.٢", "j1." + "2" * 200])
+@pytest.mark.parametrize(
+    "jid",
+    [
+        "../x",
+        "/etc/passwd",
+        "",
+        "j1",
+        "j1.2/..",
+        "j1.2\n",
+        "x1.2",
+        "j1.2.3",
+        "j\u0661.\u0662",
+        "j1." + "2" * 200,
+    ],
+)
 def test_a_bad_jid_is_refused_with_the_rule(jid):
     with pytest.raises(JobError) as caught:
         schema.check_jid(jid)
@@ -61,7 +94,9 @@ def test_a_bad_jid_is_refused_with_the_rule(jid):
     assert "parameter jid" in caught.value.msg and "ansible_job_id" in caught.value.msg
 
 
-@pytest.mark.parametrize("name, number", [("TERM", 15), ("SIGTERM", 15), ("sigint", 2), ("9", 9), (" hup ", 1)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("TERM", 15), ("SIGTERM", 15), ("sigint", 2), ("9", 9), (" hup ", 1)]
+)
 def test_signal_number(name, number):
     assert schema.signal_number(name) == number
 
@@ -72,20 +107,32 @@ def test_an_unknown_signal_is_refused(name):
         schema.signal_number(name)
 
 
-@pytest.mark.parametrize("seconds", [0, 0.000001, 15.004321, 3599.9999999, 86399.5, 86400, 172801.25, 1e7])
+@pytest.mark.parametrize(
+    "seconds", [0, 0.000001, 15.004321, 3599.9999999, 86399.5, 86400, 172801.25, 1e7]
+)
 def test_duration_is_written_as_timedelta_writes_it(seconds):
     delta = datetime.timedelta(seconds=seconds)
     assert schema.duration(seconds) == (str(delta) if delta.microseconds else f"{delta}.000000")
 
 
 def test_timestamp_is_written_as_datetime_writes_it():
-    assert schema.timestamp(1795301990.861902) == str(datetime.datetime.fromtimestamp(1795301990.861902))
+    assert schema.timestamp(1795301990.861902) == str(
+        datetime.datetime.fromtimestamp(1795301990.861902)
+    )
 
 
 def record(**private):
     kept = {"monotonic": 100.0, "epoch": 1000.0, "no_log": False}
     kept.update(private)
-    return {"ansible_job_id": "j1.2", "name": None, "rc": None, "signal": None, "stderr": "a\nlast\n", "timeout": 2, "durable_jobs": kept}
+    return {
+        "ansible_job_id": "j1.2",
+        "name": None,
+        "rc": None,
+        "signal": None,
+        "stderr": "a\nlast\n",
+        "timeout": 2,
+        "durable_jobs": kept,
+    }
 
 
 EXIT_0 = {"status": 0, "epoch": 1.0, "monotonic": 102.5}
@@ -94,20 +141,39 @@ ENDING = {"state": "timed_out", "signal": 15, "survivors": []}
 
 def test_a_job_ended_by_us_is_never_rc_0():
     final = schema.finish(record(), state="exited", reason=None, exited=EXIT_0, ending=ENDING)
-    assert (final["state"], final["rc"], final["signal"], final["failed"]) == ("timed_out", -15, "SIGTERM", True)
+    assert (final["state"], final["rc"], final["signal"], final["failed"]) == (
+        "timed_out",
+        -15,
+        "SIGTERM",
+        True,
+    )
     assert final["elapsed"] == 2.5 and final["delta"] == "0:00:02.500000"
 
 
 def test_a_lost_job_has_no_rc_and_a_reason():
     final = schema.finish(record(), state="lost", reason="rebooted", exited=None, ending=None)
-    assert (final["state"], final["rc"], final["elapsed"], final["reason"], final["failed"]) == ("lost", None, None, "rebooted", True)
+    assert (final["state"], final["rc"], final["elapsed"], final["reason"], final["failed"]) == (
+        "lost",
+        None,
+        None,
+        "rebooted",
+        True,
+    )
     assert "rebooted" in final["msg"]
 
 
 def test_the_message_shows_the_last_line_of_stderr_but_not_of_a_no_log_job():
-    shown = schema.finish(record(), state="exited", reason=None, exited={**EXIT_0, "status": 256}, ending=None)
+    shown = schema.finish(
+        record(), state="exited", reason=None, exited={**EXIT_0, "status": 256}, ending=None
+    )
     assert shown["msg"] == "job j1.2 failed: rc 1; last line of stderr: last"
-    hidden = schema.finish(record(no_log=True), state="exited", reason=None, exited={**EXIT_0, "status": 256}, ending=None)
+    hidden = schema.finish(
+        record(no_log=True),
+        state="exited",
+        reason=None,
+        exited={**EXIT_0, "status": 256},
+        ending=None,
+    )
     assert hidden["msg"] == "job j1.2 failed: rc 1"
 
 

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -43,7 +44,7 @@ def test_a_new_dir_is_private_whatever_the_umask(tmp_path):
         job.furnish()
     finally:
         os.umask(old)
-    for folder, folders, files in os.walk(str(tmp_path / "a")):
+    for folder, _folders, files in os.walk(str(tmp_path / "a")):
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
         for name in files:
             assert stat.S_IMODE(os.lstat(os.path.join(folder, name)).st_mode) == 0o600
@@ -111,7 +112,7 @@ def test_the_record_is_replaced_atomically_and_the_final_one_needs_no_new_room(j
 
 
 @pytest.mark.parametrize(
-    "content, why",
+    ("content", "why"),
     [(b"", "empty"), (b"\0" * 50, "empty"), (b'{"started": tr', "not JSON"), (b"\xff\xfe\0", "not JSON"), (b"[1]", "not a JSON object"),
      (b'{"durable_jobs": {"version": 99}}', "format"), (b'{"durable_jobs": 1}', "format")],
 )  # fmt: skip
@@ -126,7 +127,11 @@ def test_a_damaged_record_is_told_from_a_missing_one(job, content, why):
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "symlink"])
 def test_what_is_no_file_is_no_record_and_nothing_hangs(job, kind):
-    {"directory": os.mkdir, "fifo": os.mkfifo, "symlink": lambda path: os.symlink("/etc/passwd", path)}[kind](job.results_file)
+    {
+        "directory": os.mkdir,
+        "fifo": os.mkfifo,
+        "symlink": lambda path: os.symlink("/etc/passwd", path),
+    }[kind](job.results_file)
     with pytest.raises(store.DamagedRecord):
         job.read_record()
 
@@ -183,20 +188,36 @@ def test_the_engine_is_installed_once_and_whole(place):
     assert os.listdir(place.private_path("engine")) == ["digest"]
 
 
+def fill_up(path):
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        while os.write(fd, b"x" * 4096):
+            pass
+    except OSError as error:
+        assert error.errno == errno.ENOSPC
+    os.close(fd)
+
+
 def test_a_full_disk_costs_the_output_not_the_end(tmp_path):
-    if os.geteuid() != 0 or subprocess.call(["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(tmp_path)], stderr=subprocess.DEVNULL):
+    if os.geteuid() != 0 or subprocess.call(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(tmp_path)],
+        stderr=subprocess.DEVNULL,
+    ):
         pytest.skip("needs root and the right to mount a tmpfs")
     try:
         place = store.Store.open(str(tmp_path), create=True)
         job = place.create_job()
         job.furnish()
         job.publish({"state": "running", "stdout": ""})
-        with pytest.raises(OSError), open(str(tmp_path / "filler"), "wb") as filler:
-            while True:
-                filler.write(b"x" * 4096)
+        fill_up(str(tmp_path / "filler"))
         job.fill("exit", {"status": 0})
         job.conclude({"state": "succeeded", "stdout": "x" * 100_000, "stderr": ""})
-        assert job.read_record() == {"state": "succeeded", "stdout": "", "stderr": "", "truncated": True}
+        assert job.read_record() == {
+            "state": "succeeded",
+            "stdout": "",
+            "stderr": "",
+            "truncated": True,
+        }
         os.close(job.fd)
         os.close(place.fd)
     finally:
@@ -210,5 +231,7 @@ def test_whose_names_another_users_dir(tmp_path, monkeypatch):
     monkeypatch.setattr(store.pwd, "getpwall", lambda: [Entry])
     (tmp_path / ".ansible_async").mkdir()
     (tmp_path / ".ansible_async" / "j1.2").write_text(json.dumps({}))
-    assert list(store.whose("/elsewhere", "j1.2")) == [f"user somebody in {tmp_path}/.ansible_async"]
+    assert list(store.whose("/elsewhere", "j1.2")) == [
+        f"user somebody in {tmp_path}/.ansible_async"
+    ]
     assert list(store.whose("/elsewhere", "j9.9")) == []
