@@ -42,6 +42,11 @@ CORE = max((core for python, core in PAIRS if python == HERE), default=max(CORES
 
 TREE = ROOT / ".nox" / "tree"
 COLLECTION = TREE / "ansible_collections" / "durable" / "jobs"
+ENVIRONMENT = {
+    "ANSIBLE_COLLECTIONS_PATH": str(TREE),
+    "ANSIBLE_CONFIG": str(ROOT / "tests" / "tools" / "ansible.cfg"),
+    "PYTHONPATH": str(TREE),
+}
 # The worker's own tests: all that they need is the package and pytest, on every target Python.
 WORKER_TESTS = "tests/unit/plugins/module_utils/_job"
 COMPAT_TARGETS = sorted(path.name for path in ROOT.glob("tests/integration/targets/compat_*"))
@@ -60,14 +65,8 @@ def core_package(version: str) -> str:
 
 def run_here(session: nox.Session, *command: str) -> None:
     """Run a command inside the installed collection, which also is where ansible finds it."""
-    env = {
-        "ANSIBLE_COLLECTIONS_PATH": str(TREE),
-        "PYTHONPATH": str(TREE),
-        # Nobody sits at the keyboard, and a newcomer's own ansible.cfg is not under test.
-        "ANSIBLE_CONFIG": os.devnull,
-    }
     with session.chdir(COLLECTION if COLLECTION.is_dir() else ROOT):
-        session.run(*command, env=env)
+        session.run(*command, env=ENVIRONMENT)
 
 
 def run_pytest(session: nox.Session, *arguments: str) -> None:
@@ -132,8 +131,7 @@ def molecule(session: nox.Session) -> None:
     session.install(core_package(CORE), "molecule>=25.9")
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
     with session.chdir(COLLECTION / "extensions" if COLLECTION.is_dir() else ROOT):
-        env = {"ANSIBLE_COLLECTIONS_PATH": str(TREE), "ANSIBLE_CONFIG": ""}
-        session.run("molecule", "test", "--all", *session.posargs, env=env)
+        session.run("molecule", "test", "--all", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(requires=["collection"])
