@@ -14,8 +14,10 @@ options:
   async_dir:
     description:
       - Directory that holds the records of jobs. It is expanded on the target, as the user who runs the task.
-      - If it is not given, the variable or option C(ansible_async_dir) of ansible-core is used, then the environment variable
-        E(ANSIBLE_ASYNC_DIR) on the target, then C(~/.ansible_async). So jobs of C(async) and of this collection lie together.
+      - If it is not given, the variable or option C(ansible_async_dir) of ansible-core is used,
+        then the environment variable
+        E(ANSIBLE_ASYNC_DIR) on the target, then C(~/.ansible_async). So jobs of C(async) and of
+        this collection lie together.
       - A symlink, or a directory that belongs to somebody else, is refused.
     type: path
 """

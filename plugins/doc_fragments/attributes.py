@@ -23,7 +23,9 @@ attributes:
     platforms: linux
     support: full
   action_group:
-    description: Use C(group/durable.jobs.jobs) in C(module_defaults) to set the defaults of all modules, say O(async_dir), at once.
+    description:
+      - Use C(group/durable.jobs.jobs) in C(module_defaults) to set the defaults of all modules, say
+        O(async_dir), at once.
     support: full
     membership:
       - durable.jobs.jobs

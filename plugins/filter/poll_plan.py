@@ -17,11 +17,15 @@ author:
 version_added: 0.1.0
 short_description: Compute how to poll a job from its time limit
 description:
-  - Turns the time limit of a job into the numbers that a task with C(until) needs to see the job's end, whatever happens.
-  - Ansible runs such a task C(retries) + 1 times and sleeps C(delay) seconds in between. Each run is M(durable.jobs.job_status) with
+  - Turns the time limit of a job into the numbers that a task with C(until) needs to see the job's
+    end, whatever happens.
+  - Ansible runs such a task C(retries) + 1 times and sleeps C(delay) seconds in between. Each run
+    is M(durable.jobs.job_status) with
     O(durable.jobs.job_status#module:wait) set to C(wait). The three numbers belong together.
-  - The plan covers the limit, the grace period and the few seconds until the final record is written, and it ends at most
-    one O(delay) after that. Most of each period is waited on the target, where the end of the job is noticed at once.
+  - The plan covers the limit, the grace period and the few seconds until the final record is
+    written, and it ends at most
+    one O(delay) after that. Most of each period is waited on the target, where the end of the job
+    is noticed at once.
 positional: _input
 options:
   _input:
@@ -47,7 +51,8 @@ seealso:
 EXAMPLES = r"""
 - name: Show how a job of at most six minutes is polled
   ansible.builtin.debug:
-    msg: "{{ 360 | durable.jobs.poll_plan(delay=10, grace=10) }}"  # {"retries": 37, "delay": 1, "wait": 9}
+    # {"retries": 37, "delay": 1, "wait": 9}
+    msg: "{{ 360 | durable.jobs.poll_plan(delay=10, grace=10) }}"
 """
 
 RETURN = r"""

@@ -52,7 +52,8 @@ def check_range(module: AnsibleModule, *names: str) -> None:
 def unshown_invocation(module: AnsibleModule) -> dict[str, Any]:
     """Return the echo of the parameters that every result carries, without the secret ones.
 
-    The spec marks them ``no_log``, which keeps them out of syslog; what ansible-core derives from that for results is undone.
+    The spec marks them ``no_log``, which keeps them out of syslog; what ansible-core derives from
+    that for results is undone.
     """
     module.no_log_values.clear()
     hidden = {

@@ -17,7 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from . import _job
 from ._argspec import ASYNC_DIR_SPEC
-from ._job import errors, kernel, keeper, launcher, output, program, runner, schema, store, tree
+from ._job import errors, keeper, kernel, launcher, output, program, runner, schema, store, tree
 from ._job.errors import JobError
 from ._plan import DEFAULT_GRACE, plain
 

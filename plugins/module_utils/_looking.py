@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from ._job.schema import Record
     from ._job.store import Job
 
-RECHECK_INTERVAL = 0.25  # seconds between two looks at a job whose end nobody announces: the builtin's, or an orphaned command
+# Seconds between two looks at a job whose end nobody announces: the builtin's, or one whose command
+# has been orphaned.
+RECHECK_INTERVAL = 0.25
 TIMED_OUT_MSG = (
     "Timeout exceeded"  # what the builtin async_wrapper says of a job that it has killed
 )

@@ -21,7 +21,9 @@ VERDICT = (
 NO_LIMIT = 365 * 86400.0  # seconds that are planned for a job without a time limit
 DEFAULT_DELAY = 10.0
 DEFAULT_GRACE = 10.0
-_PAUSE_SHARE = 0.1  # of a period is slept on the controller, the rest is waited on the target, where the end is noticed at once
+# The share of a period that is slept on the controller. The rest is waited on the target, where the
+# end is noticed at once.
+_PAUSE_SHARE = 0.1
 _PAUSE_LIMIT = 1.0
 
 
@@ -30,7 +32,8 @@ def poll_plan(
 ) -> dict[str, Number]:
     """Compute ``retries``, ``delay`` and ``wait`` for a task that polls with ``until``.
 
-    Ansible looks ``retries`` + 1 times and sleeps ``delay`` seconds in between; each look is ``job_status`` with ``wait``. Looks
+    Ansible looks ``retries`` + 1 times and sleeps ``delay`` seconds in between; each look is
+    ``job_status`` with ``wait``. Looks
     and sleeps together cover timeout, grace and the verdict, and end at most one of the given delays after that.
 
     :param timeout: the job's limit in seconds; 0 for none, which plans for a year.
@@ -39,11 +42,11 @@ def poll_plan(
     :raises JobError: a number is negative, or the delay is 0.
     """
     for name, value in (("timeout", timeout), ("grace", grace)):
-        if not value >= 0 or math.isinf(value):
+        if math.isnan(value) or math.isinf(value) or value < 0:
             raise JobError(
                 "%s must be a number of seconds that is not negative, not %s" % (name, value)
             )
-    if not delay > 0 or math.isinf(delay):
+    if math.isnan(delay) or math.isinf(delay) or delay <= 0:
         raise JobError("delay must be a number of seconds greater than 0, not %s" % delay)
     pause = min(_PAUSE_LIMIT, delay * _PAUSE_SHARE)
     span = (timeout or NO_LIMIT) + grace

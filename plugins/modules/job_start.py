@@ -13,14 +13,18 @@ author:
 version_added: 0.1.0
 short_description: Launch a command as a durable background job
 description:
-  - Launches a command on the target and returns as soon as it has really been started, or fails with the reason why it cannot be.
-  - From then on the job needs neither the connection nor the controller. Look at it with M(durable.jobs.job_status).
-  - The command gets the environment, the umask and the working directory that M(ansible.builtin.command) would have given it, and
+  - Launches a command on the target and returns as soon as it has really been started, or fails
+    with the reason why it cannot be.
+  - From then on the job needs neither the connection nor the controller. Look at it with
+    M(durable.jobs.job_status).
+  - The command gets the environment, the umask and the working directory that
+    M(ansible.builtin.command) would have given it, and
     E(DURABLE_JOB_ID), the job's id.
 options:
   cmd:
     description:
-      - The command, split into words as a shell would. No shell sees it and nothing in it is expanded.
+      - The command, split into words as a shell would. No shell sees it and nothing in it is
+        expanded.
     type: str
   argv:
     description:
@@ -38,7 +42,8 @@ options:
     default: /bin/sh
   timeout:
     description:
-      - Seconds that the command may run. After that the job is ended and its state is V(timed_out). V(0) sets no limit.
+      - Seconds that the command may run. After that the job is ended and its state is V(timed_out).
+        V(0) sets no limit.
     type: float
     default: 3600
   grace:
@@ -48,7 +53,8 @@ options:
     default: 10
   stop_signal:
     description:
-      - The signal that asks the job to end, by name or number. Every process of the job gets it, also those that have left its session.
+      - The signal that asks the job to end, by name or number. Every process of the job gets it,
+        also those that have left its session.
     type: str
     default: TERM
   chdir:
@@ -57,11 +63,13 @@ options:
     type: path
   env:
     description:
-      - Environment variables for the command, beside those of the task's C(environment). They are stored nowhere.
+      - Environment variables for the command, beside those of the task's C(environment). They are
+        stored nowhere.
     type: dict
   stdin:
     description:
-      - What the command reads from its standard input. Without it the command reads from C(/dev/null). It is stored nowhere.
+      - What the command reads from its standard input. Without it the command reads from
+        C(/dev/null). It is stored nowhere.
     type: str
   stdin_add_newline:
     description:
@@ -86,7 +94,8 @@ options:
     type: int
   output_limit:
     description:
-      - Bytes of each of the two output streams that are kept on disk, half of them from the beginning and half from the end. V(0) keeps all.
+      - Bytes of each of the two output streams that are kept on disk, half of them from the
+        beginning and half from the end. V(0) keeps all.
       - The command is neither stopped nor slowed down by it.
     type: int
     default: 67108864
@@ -106,10 +115,12 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     details:
-      - Nothing is started or written. The result has the id V(j0.0), with which M(durable.jobs.job_status) reports a skipped look.
+      - Nothing is started or written. The result has the id V(j0.0), with which
+        M(durable.jobs.job_status) reports a skipped look.
         So has the result of a launch that O(creates) or O(removes) made unnecessary.
 notes:
-  - What is passed in O(env) and O(stdin), and the command and output of a task with C(no_log), is never stored where a look would print it.
+  - What is passed in O(env) and O(stdin), and the command and output of a task with C(no_log), is
+    never stored where a look would print it.
 seealso:
   - module: durable.jobs.job_status
   - module: ansible.builtin.command
@@ -134,7 +145,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 poll:
-  description: How to poll this job; C(retries) and C(delay) for the task, C(wait) for M(durable.jobs.job_status). They belong together.
+  description:
+    - How to poll this job; C(retries) and C(delay) for the task, C(wait) for
+      M(durable.jobs.job_status). They belong together.
   returned: always
   type: dict
   sample:
@@ -152,7 +165,8 @@ name:
   type: str
 state:
   description:
-    - One of V(queued), V(running), V(succeeded) (rc 0), V(failed) (another rc, or killed by a signal that nobody of ours sent), V(timed_out),
+    - One of V(queued), V(running), V(succeeded) (rc 0), V(failed) (another rc, or killed by a
+      signal that nobody of ours sent), V(timed_out),
       V(stopped) (on request) and V(lost) (the job is gone and its exit status cannot be known).
     - Null if there is no such job.
   returned: always
@@ -168,8 +182,10 @@ finished:
   type: bool
 rc:
   description:
-    - The exit status; minus the number of the signal if a signal ended the command; null while the job runs or if nobody can know.
-    - It is V(0) only for a job that succeeded. A command that answers the stop signal of its deadline with exit 0 has minus the stop signal here.
+    - The exit status; minus the number of the signal if a signal ended the command; null while the
+      job runs or if nobody can know.
+    - It is V(0) only for a job that succeeded. A command that answers the stop signal of its
+      deadline with exit 0 has minus the stop signal here.
   returned: always
   type: int
   sample: 0
@@ -179,11 +195,15 @@ signal:
   type: str
   sample: SIGKILL
 reason:
-  description: What else is known of the state, for example V(rebooted) or V(killed) of a lost job, V(unsupervised) of a running one whose keeper was killed.
+  description:
+    - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
+      V(unsupervised) of a running one whose keeper was killed.
   returned: always
   type: str
 cmd:
-  description: What was launched, as a list, or as a string if it was given as O(durable.jobs.job_start#module:shell).
+  description:
+    - What was launched, as a list, or as a string if it was given as
+      O(durable.jobs.job_start#module:shell).
   returned: always
   type: raw
   sample: [/bin/sleep, '15']
@@ -215,7 +235,8 @@ deadline:
   type: str
 stdout:
   description:
-    - What the command has written to its standard output so far, without trailing newlines. Bytes that are not UTF-8 are replaced.
+    - What the command has written to its standard output so far, without trailing newlines. Bytes
+      that are not UTF-8 are replaced.
     - Of more than 1 MiB the beginning and the end, with a mark in between.
   returned: always
   type: str
@@ -246,7 +267,9 @@ truncated:
   returned: always
   type: bool
 stdout_file:
-  description: The file on the target into which the command writes. What was cut by the output limit is a hole in it.
+  description:
+    - The file on the target into which the command writes. What was cut by the output limit is a
+      hole in it.
   returned: always
   type: str
 stderr_file:

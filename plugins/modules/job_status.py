@@ -13,9 +13,11 @@ author:
 version_added: 0.1.0
 short_description: Look at a background job
 description:
-  - Takes one look at one job, launched by M(durable.jobs.job_start) or by the C(async) keyword of ansible-core.
+  - Takes one look at one job, launched by M(durable.jobs.job_start) or by the C(async) keyword of
+    ansible-core.
   - Can be used in place of M(ansible.builtin.async_status), with the same parameters and results.
-  - The state is derived from evidence, never believed. A job whose processes are gone is not reported as running.
+  - The state is derived from evidence, never believed. A job whose processes are gone is not
+    reported as running.
   - Fails if the job has finished and did not succeed.
 options:
   jid:
@@ -26,7 +28,8 @@ options:
   mode:
     description:
       - V(status) looks at the job.
-      - V(cleanup) removes the record and the files of a finished job. It is refused for a job that is not finished, and changes nothing if there is no such job.
+      - V(cleanup) removes the record and the files of a finished job. It is refused for a job that
+        is not finished, and changes nothing if there is no such job.
     type: str
     choices:
       - cleanup
@@ -34,12 +37,14 @@ options:
     default: status
   wait:
     description:
-      - Seconds to wait on the target for the end of the job. The answer comes as soon as it has finished, at the latest after so long.
+      - Seconds to wait on the target for the end of the job. The answer comes as soon as it has
+        finished, at the latest after so long.
     type: float
     default: 0
   output:
     description:
-      - How much of the output to return. V(full) returns at most 1 MiB of each stream, V(tail) the last lines of at most 4 KiB, V(none) nothing.
+      - How much of the output to return. V(full) returns at most 1 MiB of each stream, V(tail) the
+        last lines of at most 4 KiB, V(none) nothing.
     type: str
     choices:
       - full
@@ -52,7 +57,8 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     details:
-      - With O(mode=cleanup) nothing is removed. For the id that M(durable.jobs.job_start) returns in check mode the look is skipped.
+      - With O(mode=cleanup) nothing is removed. For the id that M(durable.jobs.job_start) returns
+        in check mode the look is skipped.
 seealso:
   - module: durable.jobs.job_start
   - module: ansible.builtin.async_status
@@ -103,7 +109,8 @@ name:
   type: str
 state:
   description:
-    - One of V(queued), V(running), V(succeeded) (rc 0), V(failed) (another rc, or killed by a signal that nobody of ours sent), V(timed_out),
+    - One of V(queued), V(running), V(succeeded) (rc 0), V(failed) (another rc, or killed by a
+      signal that nobody of ours sent), V(timed_out),
       V(stopped) (on request) and V(lost) (the job is gone and its exit status cannot be known).
     - Null if there is no such job.
   returned: always
@@ -119,8 +126,10 @@ finished:
   type: bool
 rc:
   description:
-    - The exit status; minus the number of the signal if a signal ended the command; null while the job runs or if nobody can know.
-    - It is V(0) only for a job that succeeded. A command that answers the stop signal of its deadline with exit 0 has minus the stop signal here.
+    - The exit status; minus the number of the signal if a signal ended the command; null while the
+      job runs or if nobody can know.
+    - It is V(0) only for a job that succeeded. A command that answers the stop signal of its
+      deadline with exit 0 has minus the stop signal here.
   returned: always
   type: int
   sample: 0
@@ -130,11 +139,15 @@ signal:
   type: str
   sample: SIGKILL
 reason:
-  description: What else is known of the state, for example V(rebooted) or V(killed) of a lost job, V(unsupervised) of a running one whose keeper was killed.
+  description:
+    - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
+      V(unsupervised) of a running one whose keeper was killed.
   returned: always
   type: str
 cmd:
-  description: What was launched, as a list, or as a string if it was given as O(durable.jobs.job_start#module:shell).
+  description:
+    - What was launched, as a list, or as a string if it was given as
+      O(durable.jobs.job_start#module:shell).
   returned: always
   type: raw
   sample: [/bin/sleep, '15']
@@ -166,7 +179,8 @@ deadline:
   type: str
 stdout:
   description:
-    - What the command has written to its standard output so far, without trailing newlines. Bytes that are not UTF-8 are replaced.
+    - What the command has written to its standard output so far, without trailing newlines. Bytes
+      that are not UTF-8 are replaced.
     - Of more than 1 MiB the beginning and the end, with a mark in between.
   returned: always
   type: str
@@ -197,7 +211,9 @@ truncated:
   returned: always
   type: bool
 stdout_file:
-  description: The file on the target into which the command writes. What was cut by the output limit is a hole in it.
+  description:
+    - The file on the target into which the command writes. What was cut by the output limit is a
+      hole in it.
   returned: always
   type: str
 stderr_file:

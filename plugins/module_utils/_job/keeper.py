@@ -55,6 +55,7 @@ class Keeper:
         self.gone = False  # the command is, and nobody can know its exit status
         self.subreaper = False
         self._lock = -1
+        self._wakeup = -1
         self._gate = -1
         self._report = -1
         self._report_rest = b""

@@ -95,7 +95,7 @@ def _be_keeper(job: Job, request: Record, inheritance: Inheritance, answer: int)
             _send(answer, _error(error))
         else:
             keeper.supervise()
-    except Exception:
+    except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see the loss
         with open(job.path("keeper.log"), "a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
     finally:

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a command has written: keeping it within its limit, and showing it.
 
-The command writes straight into its files. Beyond the limit the middle of a file becomes a hole, so that offsets and the
+The command writes straight into its files. Beyond the limit the middle of a file becomes a hole, so
+that offsets and the
 size stay those of the stream, whoever reads and whenever.
 """
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 STREAMS = ("stdout", "stderr")
 TAIL_BYTES = 4096  # what `output: tail` shows of each stream
-CHECK_INTERVAL = 0.8  # seconds between two looks at the size: disk use stays within the limit plus one second of writing
+# Seconds between two looks at the size: disk use stays within limit plus one second of writing.
+CHECK_INTERVAL = 0.8
 
 _BLOCK = 4096  # holes are made of whole blocks
 _MARK = "\n[... %d bytes are not shown here ...]\n"

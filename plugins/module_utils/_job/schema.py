@@ -207,7 +207,8 @@ def finish(
 
     :param state: a finished state, or ``exited`` for "as the exit record says".
     :param exited: the exit record (``status``, ``epoch``, ``monotonic``), if there is one.
-    :param ending: why and how somebody of ours ended the job, if somebody did (``state``, ``reason``, ``signal``, ``survivors``).
+    :param ending: why and how somebody of ours ended the job, if somebody did (``state``,
+        ``reason``, ``signal``, ``survivors``).
     """
     private = record[PRIVATE]
     final = dict(record, finished=True, changed=True, elapsed=None)

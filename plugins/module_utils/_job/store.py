@@ -321,7 +321,8 @@ class Job:
     def lock(self, role: str) -> int | None:
         """Take the lock of ``keeper`` or ``runner``; None if somebody has it.
 
-        The lock is held until the descriptor is closed, at the latest by the death of the process and of all its children
+        The lock is held until the descriptor is closed, at the latest by the death of the process
+        and of all its children
         that inherited it. Who holds it also holds the FIFO open, which is how others wait for its end without polling.
         """
         fd = os.open(role, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)

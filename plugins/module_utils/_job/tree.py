@@ -61,7 +61,8 @@ def members(
     :param roots: pids whose descendants belong to the job.
     :param session: the command's session id; 0 if it is not to be asked.
     :param spared: pids of ours, which do not belong to it.
-    :param marked: whether to look for the job's mark in every environment too. Needed where orphans do not become our children.
+    :param marked: whether to look for the job's mark in every environment too. Needed where orphans
+        do not become our children.
     """
     table = all_processes()
     children: dict[int, list[int]] = {}

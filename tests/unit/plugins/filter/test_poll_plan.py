@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 from ansible.errors import AnsibleFilterError
+
 from ansible_collections.durable.jobs.plugins.filter.poll_plan import FilterModule
 
 poll_plan = FilterModule().filters()["poll_plan"]

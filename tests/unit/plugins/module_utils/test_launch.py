@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.durable.jobs.plugins.module_utils import _launch
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 

@@ -9,9 +9,9 @@ import signal
 import time
 
 import pytest
+
 from ansible_collections.durable.jobs.plugins.module_utils import _looking
 from ansible_collections.durable.jobs.plugins.module_utils._job import store, tree
-
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from ansible_collections.durable.jobs.plugins.module_utils import _plan
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 

@@ -14,9 +14,9 @@ import subprocess
 import sys
 
 import pytest
+
 from ansible_collections.durable.jobs.plugins.module_utils._job import tree
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 
@@ -178,6 +178,7 @@ def test_what_runs_has_a_record_whenever_the_keeper_is_killed(launcher, tmp_path
 def test_the_command_finds_the_surroundings_that_the_launcher_found(launcher, tmp_path):
     plain = subprocess.run(
         ["/bin/sh", "-c", "env; umask; pwd; cat"],
+        check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         cwd=str(tmp_path),
@@ -212,7 +213,7 @@ def test_parameters_of_the_surroundings(launcher, tmp_path):
 
 def test_signals_are_as_a_shell_gives_them(launcher):
     show = "grep -E '^Sig(Ign|Blk)' /proc/self/status"
-    plain = subprocess.run(["/bin/sh", "-c", show], stdout=subprocess.PIPE)
+    plain = subprocess.run(["/bin/sh", "-c", show], check=True, stdout=subprocess.PIPE)
     assert launcher.finished(launcher.shell(show))["stdout"] == plain.stdout.decode().rstrip()
 
 
@@ -258,7 +259,7 @@ def test_everything_is_private_whatever_the_umask(launcher):
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700, folder
         for name in files:
             assert stat.S_IMODE(os.lstat(os.path.join(folder, name)).st_mode) & 0o177 == 0, name
-    with open(job.path("stdout")) as stream:
+    with open(job.path("stdout"), encoding="ascii") as stream:
         assert stream.read() == "0000\n", "but the command has the umask of its surroundings"
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+
 from ansible_collections.durable.jobs.plugins.module_utils._job import kernel, output
 
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.durable.jobs.plugins.module_utils import _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
