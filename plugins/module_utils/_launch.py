@@ -69,6 +69,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
         stdin += "\n"
     request = {
         "argv": argv,
+        "parameter": next(name for name in ONE_COMMAND if params[name] is not None),
         "cmd": params["shell"] if params["shell"] is not None else argv,
         "chdir": params["chdir"],
         "env": _environment(params["env"] or {}),
@@ -149,7 +150,7 @@ def _argv(params: dict[str, Any]) -> list[str]:
         if not params["shell"].strip():
             raise JobError("shell is empty: give the line to run")
         return [params["executable"], "-c", params["shell"]]
-    argv: list[str] = params["argv"]
+    argv: list[str] | None = params["argv"]
     if argv is None:
         try:
             argv = shlex.split(params["cmd"])

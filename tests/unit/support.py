@@ -36,6 +36,7 @@ def request(*argv, **changes):
     asked = {
         "argv": list(argv),
         "cmd": list(argv),
+        "parameter": "argv",
         "chdir": None,
         "env": {},
         "stdin": None,

@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class JobError(Exception):
     """Something the user must be told: what was wrong, where, and what to do.
@@ -13,7 +17,7 @@ class JobError(Exception):
     :param details: further keys for the module's result.
     """
 
-    def __init__(self, msg: str, **details: object) -> None:
+    def __init__(self, msg: str, **details: Any) -> None:
         super().__init__(msg)
         self.msg = msg
         self.details = details

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -325,5 +326,13 @@ class Keeper:
 
 
 def _refusal(error: Record) -> JobError:
-    text = "%s %s: %s" % (error["step"], error["subject"], error["strerror"])
+    user = store.user_name(os.geteuid())
+    text = "cannot launch the job as user %s: %s %s: %s" % (
+        user,
+        error["parameter"],
+        error["subject"],
+        error["strerror"],
+    )
+    if error["errno"] == errno.ENOENT and os.path.exists(error["subject"]):
+        text += " (it exists; the interpreter that its first line names does not)"
     return JobError(text, errno=error["errno"])

@@ -7,6 +7,7 @@ Request, on stdin::
 
     {"async_dir": "/home/me/.ansible_async", "jobs": [{
         "argv": ["/bin/sleep", "15"],   what is exec'ed
+        "parameter": "cmd",             which parameter that came from
         "cmd": ["/bin/sleep", "15"],    what the record shows of it
         "chdir": null, "env": {}, "stdin": null, "umask": null, "nice": null,
         "timeout": 3600.0, "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false}]}
@@ -20,7 +21,6 @@ import gc
 import json
 import os
 import sys
-import traceback
 
 from .errors import JobError
 from .keeper import Keeper
@@ -44,8 +44,7 @@ def main() -> None:
     except JobError as error:
         answers = [_error(error)] * len(request["jobs"])
     else:
-        gc.collect()
-        gc.freeze()  # keeps the pages that all keepers share from being copied
+        gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
         answers = launch_all(store, request["jobs"], inheritance)
     json.dump({"jobs": answers}, sys.stdout)
 
@@ -96,10 +95,19 @@ def _be_keeper(job: Job, request: Record, inheritance: Inheritance, answer: int)
         else:
             keeper.supervise()
     except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see the loss
-        with open(job.path("keeper.log"), "a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
+        _log_loss(job)
     finally:
         os._exit(0)
+
+
+def _log_loss(job: Job) -> None:
+    """Write down what ended a keeper (by hand: the module traceback would cost every keeper memory)."""
+    kind, error, frame = sys.exc_info()
+    with open(job.path("keeper.log"), "a", encoding="utf-8") as log:
+        while frame is not None:
+            log.write("%s:%d\n" % (frame.tb_frame.f_code.co_filename, frame.tb_lineno))
+            frame = frame.tb_next
+        log.write("%s: %s\n" % (kind.__name__ if kind else "", error))
 
 
 def _send(fd: int, answer: Record) -> None:

@@ -81,7 +81,7 @@ def _tell(fd: int, line: Record) -> None:
 
 
 def _become_command(job: Job, request: Record, inheritance: Inheritance, pipes: Pipes) -> NoReturn:
-    step, subject = "cannot start", request["argv"][0]
+    parameter, subject = request["parameter"], request["argv"][0]
     try:
         os.close(pipes.report_in)
         os.setsid()
@@ -98,19 +98,24 @@ def _become_command(job: Job, request: Record, inheritance: Inheritance, pipes: 
         if os.read(pipes.gate_out, 1) != b"":
             inheritance.restore()
             if request["chdir"] is not None:
-                step, subject = "cannot change to chdir", request["chdir"]
+                parameter, subject = "chdir", request["chdir"]
                 os.chdir(request["chdir"])
             if request["nice"]:
-                step, subject = "cannot set nice to", str(request["nice"])
+                parameter, subject = "nice", str(request["nice"])
                 os.nice(request["nice"])
             if request["umask"] is not None:
                 os.umask(request["umask"])
-            step, subject = "cannot start", request["argv"][0]
+            parameter, subject = request["parameter"], request["argv"][0]
             os.execvpe(request["argv"][0], request["argv"], _environment(job.jid, request["env"]))
     except OSError as error:
         _tell(
             pipes.verdict_in,
-            {"step": step, "subject": subject, "errno": error.errno, "strerror": error.strerror},
+            {
+                "parameter": parameter,
+                "subject": subject,
+                "errno": error.errno,
+                "strerror": error.strerror,
+            },
         )
     finally:
         os._exit(127)

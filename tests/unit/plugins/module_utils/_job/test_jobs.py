@@ -132,7 +132,7 @@ def test_the_launcher_leaves_no_zombie_and_returns_though_jobs_run(launcher):
 @pytest.mark.parametrize(
     ("argv", "changes", "says"),
     [
-        (["/opt/x"], {}, "/opt/x: No such file or directory"),
+        (["/opt/x"], {}, "argv /opt/x: No such file or directory"),
         (["no-such-program"], {}, "no-such-program: No such file or directory"),
         (["/etc"], {}, "/etc: Permission denied"),
         (["/etc/passwd"], {}, "/etc/passwd: Permission denied"),
@@ -147,6 +147,14 @@ def test_a_launch_that_fails_says_why_and_leaves_nothing(launcher, argv, changes
     assert says in caught.value.msg and caught.value.details["errno"] > 0
     assert os.listdir(launcher.store.path) == [".durable"]
     assert os.listdir(launcher.store.private_path("jobs")) == []
+
+
+def test_a_script_whose_interpreter_is_missing(launcher, tmp_path):
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    with pytest.raises(JobError, match="No such file or directory .it exists; the interpreter"):
+        launcher(str(script))
 
 
 def children(pid):
@@ -400,3 +408,13 @@ def test_what_a_logout_or_a_terminal_sends_ends_neither_keeper_nor_runner(launch
     for pid in launcher.keeper(job):
         os.kill(pid, number)
     assert launcher.finished(job)["state"] == "succeeded"
+
+
+def test_a_keeper_that_fails_at_its_last_step_leaves_the_reason_and_loses_nothing(launcher):
+    job = launcher.shell("sleep 0.5; exit 3")
+    os.unlink(job.path("record"))
+    os.mkdir(job.path("record"))
+    until(lambda: os.path.exists(job.path("keeper.log")))
+    with open(job.path("keeper.log"), encoding="utf-8") as log:
+        assert "IsADirectoryError" in log.read()
+    assert job.slot("exit")["status"] == 3 << 8

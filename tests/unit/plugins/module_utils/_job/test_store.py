@@ -113,9 +113,16 @@ def test_the_record_is_replaced_atomically_and_the_final_one_needs_no_new_room(j
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "empty"), (b"\0" * 50, "empty"), (b'{"started": tr', "not JSON"), (b"\xff\xfe\0", "not JSON"), (b"[1]", "not a JSON object"),
-     (b'{"durable_jobs": {"version": 99}}', "format"), (b'{"durable_jobs": 1}', "format")],
-)  # fmt: skip
+    [
+        (b"", "empty"),
+        (b"\0" * 50, "empty"),
+        (b'{"started": tr', "not JSON"),
+        (b"\xff\xfe\0", "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"durable_jobs": {"version": 99}}', "format"),
+        (b'{"durable_jobs": 1}', "format"),
+    ],
+)
 def test_a_damaged_record_is_told_from_a_missing_one(job, content, why):
     with pytest.raises(store.MissingRecord):
         job.read_record()
