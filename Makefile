@@ -13,7 +13,7 @@ unit        := collection unit
 collection  := collection
 demo        := collection demo
 bench       := collection bench
-test-matrix := collection worker compat
+test-matrix := collection worker compat sanity-core
 test-faults := collection faults
 
 .PHONY: help test demo collection test-matrix test-faults bench lint unit format clean

