@@ -17,7 +17,20 @@ from ansible.module_utils.basic import AnsibleModule
 
 from . import _job
 from ._argspec import ASYNC_DIR_SPEC
-from ._job import errors, keeper, kernel, launcher, output, program, runner, schema, store, tree
+from ._job import (
+    errors,
+    keeper,
+    kernel,
+    launcher,
+    looking,
+    output,
+    program,
+    runner,
+    schema,
+    stopping,
+    store,
+    tree,
+)
 from ._job.errors import JobError
 from ._plan import DEFAULT_GRACE, plain
 
@@ -29,7 +42,21 @@ if TYPE_CHECKING:
     from ._job.store import Store
 
 # The engine is made of these files. Naming them here also makes ansible-core ship them with every module that launches.
-ENGINE = (_job, errors, kernel, keeper, launcher, output, program, runner, schema, store, tree)
+ENGINE = (
+    _job,
+    errors,
+    keeper,
+    kernel,
+    launcher,
+    looking,
+    output,
+    program,
+    runner,
+    schema,
+    stopping,
+    store,
+    tree,
+)
 
 JOB_SPEC: dict[str, Any] = {
     "cmd": {"type": "str"},
@@ -49,6 +76,9 @@ JOB_SPEC: dict[str, Any] = {
     "nice": {"type": "int"},
     "output_limit": {"type": "int", "default": 64 * 1024 * 1024},
     "containment": {"type": "str", "default": "auto", "choices": ["auto", "process"]},
+    "name": {"type": "str"},
+    "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "attach", "replace"]},
+    "rerun": {"type": "str", "default": "always", "choices": ["always", "on_failure", "never"]},
     **ASYNC_DIR_SPEC,
 }
 ONE_COMMAND = ["cmd", "argv", "shell"]
@@ -81,6 +111,10 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
         "stop_signal": stop_signal,
         "output_limit": params["output_limit"],
         "no_log": no_log,
+        "name": None if params["name"] is None else schema.check_name(params["name"]),
+        "spec": None,
+        "on_conflict": params["on_conflict"],
+        "rerun": params["rerun"],
     }
     for name in ("cmd", "argv", "shell", "chdir"):
         if params[name] is not None and "\0" in "".join(params[name]):
@@ -100,7 +134,7 @@ def unneeded(params: dict[str, Any]) -> str | None:
 
 
 def launch(module: AnsibleModule, where: Store, requests: list[Record]) -> list[Record]:
-    """Launch jobs and return, in order, for each ``{"record": ...}`` or ``{"error": {"msg": ...}}``.
+    """Launch jobs and return the launcher's answers (see there), in order.
 
     It returns when every command has been exec'ed or has failed to.
 

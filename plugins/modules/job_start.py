@@ -109,6 +109,43 @@ options:
     choices:
       - auto
       - process
+  name:
+    description:
+      - A name for this work. While a job of that name is live in the async dir, launching it again
+        does not start it twice. See
+        O(on_conflict) and O(rerun). Whatever happens at the same time, at most one job of a name is
+        live.
+      - Made of letters and digits of ASCII, of C(._-@:+) and of blanks inside it, at most 200.
+    type: str
+  on_conflict:
+    description:
+      - What to do if a job of that O(name) is live. With the same specification the launch always
+        attaches to it.
+      - V(fail) refuses a launch with another specification, and says what differs.
+      - V(attach) attaches to the live job as it is.
+      - V(replace) stops the live job, all of it, and then starts the new one. If it cannot be
+        stopped, nothing is started.
+      - The specification is what was asked for - command, C(chdir), C(env), C(stdin), limits and so
+        on.
+    type: str
+    default: fail
+    choices:
+      - fail
+      - attach
+      - replace
+  rerun:
+    description:
+      - What to do if the latest job of that O(name) has finished.
+      - V(always) starts a new one.
+      - V(on_failure) starts a new one unless it succeeded, V(never) starts none. What is not
+        started again is returned as
+        M(durable.jobs.job_status) would return it, with C(changed=false).
+    type: str
+    default: always
+    choices:
+      - always
+      - on_failure
+      - never
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
@@ -118,6 +155,13 @@ attributes:
       - Nothing is started or written. The result has the id V(j0.0), with which
         M(durable.jobs.job_status) reports a skipped look.
         So has the result of a launch that O(creates) or O(removes) made unnecessary.
+      - With O(name) it says whether the job would be started, attached to or refused, and returns
+        the job that is there.
+  diff_mode:
+    support: full
+    details:
+      - With O(name), returns the specification of the latest job of that name and the one asked for
+        now, secrets masked.
 notes:
   - What is passed in O(env) and O(stdin), and the command and output of a task with C(no_log), is
     never stored where a look would print it.
@@ -141,9 +185,20 @@ EXAMPLES = r"""
   until: backup_result.finished
   retries: "{{ backup.poll.retries }}"
   delay: "{{ backup.poll.delay }}"
+
+- name: Start it unless it is running, or has succeeded before
+  durable.jobs.job_start:
+    cmd: /usr/local/bin/backup --all
+    name: nightly backup
+    rerun: on_failure
+  register: backup
 """
 
 RETURN = r"""
+attached:
+  description: Whether a live job of that O(name) was found and nothing was started.
+  returned: always
+  type: bool
 poll:
   description:
     - How to poll this job; C(retries) and C(delay) for the task, C(wait) for
@@ -305,8 +360,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._argspec import check_range, open_store, unshown_invocation
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
+from ..module_utils._job.looking import present, unknown
 from ..module_utils._launch import JOB_SPEC, ONE_COMMAND, build_request, launch, unneeded
-from ..module_utils._looking import present, unknown
+from ..module_utils._naming import diff, found, predict, specification
 from ..module_utils._plan import poll_plan
 
 TYPE_CHECKING = False
@@ -319,27 +375,43 @@ def run(module: AnsibleModule) -> Record:
     params = module.params
     check_range(module, "timeout", "grace", "output_limit")
     request = build_request(params, no_log=module.no_log)
-    plan = poll_plan(params["timeout"], grace=params["grace"])
+    always = {"attached": False, "poll": poll_plan(params["timeout"], grace=params["grace"])}
     skip = unneeded(params)
     if skip is not None:
         nothing = present(unknown(schema.PREDICTED_JID))
-        return dict(nothing, changed=False, skipped=True, poll=plan, msg=skip)
+        return dict(nothing, **always, changed=False, skipped=True, msg=skip)
     if module.check_mode:
-        try:
-            open_store(module, create=False)
-        except FileNotFoundError:
-            pass  # a real run would make it
-        predicted = dict(
-            unknown(schema.PREDICTED_JID),
-            finished=False,
-            cmd=request["cmd"],
-            timeout=request["timeout"],
-        )
-        return dict(present(predicted), changed=True, poll=plan, msg="would start a job")
-    answer = launch(module, open_store(module, create=True), [request])[0]
+        return dict(always, **predicted(module, request))
+    where = open_store(module, create=True)
+    if request["name"] is not None:
+        request["spec"] = specification(request, where.secret())
+        if module._diff:
+            always["diff"] = diff(where, request, create=True)
+    answer = launch(module, where, [request])[0]
     if "error" in answer:
         raise JobError(**answer["error"])
-    return dict(present(answer["record"]), changed=True, poll=plan)
+    if "decision" in answer:
+        return dict(always, **found(where.job(answer["jid"]), answer["decision"], settle=True))
+    return dict(always, **dict(present(answer["record"]), changed=True))
+
+
+def predicted(module: AnsibleModule, request: Record) -> Record:
+    """Return what a launch would return, without changing anything."""
+    try:
+        where = open_store(module, create=False)
+    except FileNotFoundError:  # a real run would make it
+        where = None
+    decision, job = predict(where, request)
+    result: Record
+    if job is not None and decision in (schema.ATTACH, schema.KEEP):
+        result = found(job, decision, settle=False)
+    else:
+        nothing = unknown(schema.PREDICTED_JID)
+        nothing.update({key: request[key] for key in ("name", "cmd", "timeout")}, finished=False)
+        result = dict(present(nothing), changed=True, msg="would %s the job" % decision)
+    if module._diff and where is not None and request["name"] is not None:
+        result["diff"] = diff(where, request, create=False)
+    return result
 
 
 def main() -> None:
@@ -354,7 +426,9 @@ def main() -> None:
     try:
         result = run(module)
     except JobError as error:
-        module.fail_json(msg=error.msg, invocation=invocation, **error.details)
+        result = dict(error.details, msg=error.msg, failed=True)
+    if result.get("failed"):
+        module.fail_json(invocation=invocation, **result)
     module.exit_json(invocation=invocation, **result)
 
 

@@ -23,8 +23,12 @@ options:
   jid:
     description:
       - The job's id, C(ansible_job_id) in the result of the task that launched it.
+      - One of O(jid) and O(name) must be given.
     type: str
-    required: true
+  name:
+    description:
+      - The job's name. It means the latest job of that name in the async dir.
+    type: str
   mode:
     description:
       - V(status) looks at the job.
@@ -57,7 +61,8 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     details:
-      - With O(mode=cleanup) nothing is removed. For the id that M(durable.jobs.job_start) returns
+      - With O(mode=cleanup) nothing is removed, and no verdict is written down. For the id that
+        M(durable.jobs.job_start) returns
         in check mode the look is skipped.
 seealso:
   - module: durable.jobs.job_start
@@ -251,51 +256,63 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
-from ..module_utils._looking import look, present, unknown, wait
+from ..module_utils._job.looking import look, present, unknown, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..module_utils._job.schema import Record
+    from ..module_utils._job.store import Job
 
 
 def run(module: AnsibleModule) -> Record:
     """Look at the job, or clean up after it, and return the result."""
     params = module.params
     check_range(module, "wait")
-    jid = schema.check_jid(params["jid"])
-    if jid == schema.PREDICTED_JID:
-        return dict(
-            present(unknown(jid)),
-            skipped=True,
-            msg="there is no job to look at: it was not launched (check mode, creates or removes)",
-        )
+    if params["jid"] == schema.PREDICTED_JID:
+        text = "there is no job to look at: it was not launched (check mode, creates or removes)"
+        return dict(present(unknown(params["jid"])), skipped=True, msg=text)
     cleanup = params["mode"] == "cleanup"
+    settle = not module.check_mode
     try:
-        job = open_store(module, create=False).job(jid)
-        found = look(job) if cleanup else wait(job, params["wait"], show=params["output"])
+        job = _job(module)
+        if not cleanup:
+            return wait(job, params["wait"], show=params["output"], settle=settle)
+        found = look(job, settle=settle)
     except (FileNotFoundError, store.MissingRecord):
         if cleanup:
-            return present(unknown(jid))
-        raise _not_found(jid, async_dir(module)) from None
-    if not cleanup:
-        return found
+            return present(unknown(params["jid"]))
+        raise _not_found(module) from None
     if not found["finished"]:
         why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
-        return dict(found, failed=True, msg=why % (jid, found["state"]))
+        return dict(found, failed=True, msg=why % (job.jid, found["state"]))
     if not module.check_mode:
         job.remove()
-    return dict(present(unknown(jid)), changed=True, erased=job.results_file)
+    return dict(present(unknown(job.jid)), changed=True, erased=job.results_file)
 
 
-def _not_found(jid: str, path: str) -> JobError:
+def _job(module: AnsibleModule) -> Job:
+    """Return the job that the parameters name. :raises MissingRecord: there is none of that name."""
+    if module.params["jid"] is not None:
+        schema.check_jid(module.params["jid"])
+        return open_store(module, create=False).job(module.params["jid"])
+    name = schema.check_name(module.params["name"])
+    job = open_store(module, create=False).latest(name)
+    if job is None:
+        raise store.MissingRecord(name)
+    return job
+
+
+def _not_found(module: AnsibleModule) -> JobError:
+    jid, path = module.params["jid"], async_dir(module)
     user = store.user_name(os.geteuid())
+    if jid is None:
+        what = "named %r" % module.params["name"]
+        return JobError("could not find job %s in %s as user %s" % (what, path, user))
     others = ", ".join(store.whose(path, jid))
-    hint = (
-        "; it belongs to %s: look as that user (become_user), or set async_dir" % others
-        if others
-        else ""
+    hint = "; it belongs to %s: look as that user (become_user), or set async_dir" % others
+    return JobError(
+        "could not find job %s in %s as user %s%s" % (jid, path, user, hint if others else "")
     )
-    return JobError("could not find job %s in %s as user %s%s" % (jid, path, user, hint))
 
 
 def main() -> None:
@@ -303,11 +320,14 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=dict(
             ASYNC_DIR_SPEC,
-            jid={"type": "str", "required": True},
+            jid={"type": "str"},
+            name={"type": "str"},
             mode={"type": "str", "choices": ["cleanup", "status"], "default": "status"},
             wait={"type": "float", "default": 0},
             output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
         ),
+        mutually_exclusive=[["jid", "name"]],
+        required_one_of=[["jid", "name"]],
         supports_check_mode=True,
     )
     try:

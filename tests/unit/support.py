@@ -47,6 +47,10 @@ def request(*argv, **changes):
         "stop_signal": signal.SIGTERM,
         "output_limit": 0,
         "no_log": False,
+        "name": None,
+        "spec": None,
+        "on_conflict": "fail",
+        "rerun": "always",
     }
     asked.update(changes)
     return asked

@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from . import kernel, output, runner, schema, store, tree
+from . import kernel, output, runner, schema, stopping, store, tree
 from .errors import JobError
 
 TYPE_CHECKING = False
@@ -20,13 +20,7 @@ if TYPE_CHECKING:
     from .runner import Inheritance
     from .schema import Record
 
-KILL_PATIENCE = (
-    2.0  # seconds after the first SIGKILL until what is still alive is called a survivor
-)
-SWEEP_INTERVAL = (
-    0.01,
-    0.25,
-)  # seconds between two looks at a tree that is being ended: the first, and the longest
+MAX_SURVIVORS = 20  # are named in a record
 ORPHAN_INTERVAL = (
     0.5  # seconds between two looks at a command that is nobody's child of ours any more
 )
@@ -38,16 +32,16 @@ class Keeper:
     :param job: the job; its folder has been made, and nothing else.
     :param request: what the user asked for, see launcher.
     :param inheritance: what the command must find unchanged.
-    :param answer: the launcher's pipe, which the runner must not hold open.
+    :param borrowed: descriptors of the launcher's, which the runner must not hold open.
     """
 
     def __init__(
-        self, job: store.Job, request: Record, inheritance: Inheritance, answer: int
+        self, job: store.Job, request: Record, inheritance: Inheritance, borrowed: list[int]
     ) -> None:
         self.job = job
         self.request = request
         self.inheritance = inheritance
-        self.answer = answer
+        self.borrowed = borrowed
         self.record: Record = {}
         self.command = 0
         self.runner = 0
@@ -62,6 +56,8 @@ class Keeper:
         self._report_rest = b""
         self._poll = select.poll()
         self._limiters: list[output.Limiter] = []
+        self._stop: Record | None = None
+        self._previous: str | None = None  # the jid that our name meant before; "" for none
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
@@ -74,11 +70,7 @@ class Keeper:
             self._launch()
         except OSError as error:
             self._abandon()
-            where = self.job.store.path
-            raise JobError(
-                "cannot launch a job in async_dir %s: %s" % (where, error.strerror),
-                errno=error.errno,
-            ) from None
+            raise self.job.store.failure(error) from None
         except JobError:
             self._abandon()
             raise
@@ -91,7 +83,11 @@ class Keeper:
         self._limiters = [
             output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in output.STREAMS
         ]
-        self._lock = self.job.lock("keeper") or -1
+        lock = self.job.lock("keeper")
+        if lock is None:
+            raise JobError("cannot launch the job: somebody holds the lock of its keeper")
+        self._lock = lock
+        self._poll.register(self._lock, select.POLLIN)
         pipes = runner.Pipes()
         self._fork_runner(pipes)
         os.chdir("/")
@@ -99,6 +95,8 @@ class Keeper:
         self.command = command["pid"]
         self.record = schema.new_record(self.job.jid, self.request, self._place(command))
         self.job.publish(self.record)
+        if self.request["name"] is not None:
+            self._previous = self.job.store.set_latest(self.request["name"], self.job.jid)
         os.write(self._gate, b"g")
         with open(pipes.verdict_out, "rb") as verdict:
             refusal = verdict.read()
@@ -123,11 +121,12 @@ class Keeper:
     def _abandon(self) -> None:
         """Leave nothing of a launch that failed: no process, no file."""
         if self._gate >= 0:
-            os.close(
-                self._gate
-            )  # a command that still waits at the gate ends, and its runner with it
+            # A command that still waits at the gate ends, and its runner with it.
+            os.close(self._gate)
         if self.runner:
             os.waitpid(self.runner, 0)
+        if self._previous is not None:
+            self.job.store.set_latest(self.request["name"], self._previous)
         self.job.remove()
 
     def _become_keeper(self) -> None:
@@ -149,7 +148,7 @@ class Keeper:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for fd in (self._lock, self.answer):
+                for fd in (self._lock, *self.borrowed):
                     os.close(fd)
                 runner.run(self.job, self.request, self.inheritance, pipes)
             finally:
@@ -168,6 +167,7 @@ class Keeper:
                 )
             self._report_rest += data
         line, _newline, self._report_rest = self._report_rest.partition(b"\n")
+        os.set_blocking(self._report, False)
         first: Record = json.loads(line)
         return first
 
@@ -178,6 +178,10 @@ class Keeper:
         timeout = self.request["timeout"]
         deadline = self.record[schema.PRIVATE]["monotonic"] + timeout if timeout else None
         while not self._over():
+            if self._stop is not None:
+                stop = self._stop
+                self._end_tree(schema.STOPPED, stop["signal"], stop["grace"], stop["reason"])
+                break
             if deadline is not None and time.monotonic() >= deadline:
                 self._end_tree(schema.TIMED_OUT, self.request["stop_signal"], self.request["grace"])
                 break
@@ -205,6 +209,7 @@ class Keeper:
         except BlockingIOError:
             pass
         self._read_report()
+        self._read_mail()
         self._reap()
         if not self.runner and not self.subreaper and self.exited is None:
             # Without a subreaper the command of a dead runner is init's child: init alone learns its status.
@@ -212,8 +217,11 @@ class Keeper:
             self.gone = not tree.is_alive(command["pid"], command["started"])
 
     def _read_report(self) -> None:
-        while self._report >= 0 and select.select([self._report], [], [], 0)[0]:
-            data = os.read(self._report, 4096)
+        while self._report >= 0:
+            try:
+                data = os.read(self._report, 4096)
+            except BlockingIOError:
+                break
             self._report_rest += data
             if not data:
                 self._poll.unregister(self._report)
@@ -222,6 +230,18 @@ class Keeper:
         line, newline, self._report_rest = self._report_rest.partition(b"\n")
         if newline:
             self.exited = json.loads(line)
+
+    def _read_mail(self) -> None:
+        """Take note of what others have asked through the FIFO (see stopping)."""
+        try:
+            mail = os.read(self._lock, select.PIPE_BUF)
+        except BlockingIOError:
+            return
+        for line in mail.splitlines():
+            try:
+                self._stop = stopping.parse(line)
+            except ValueError:
+                pass  # whoever may write here may also kill us; nonsense is not worth more
 
     def _reap(self) -> None:
         """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
@@ -258,40 +278,19 @@ class Keeper:
             marked=not self.subreaper,
         )
 
-    def _end_tree(self, state: str, number: int, grace: float) -> None:
-        """End every process of the job: the signal, ``grace`` seconds, SIGKILL; and see that they are gone."""
-        self.ending = {"state": state, "signal": number, "survivors": []}
+    def _end_tree(self, state: str, number: int, grace: float, reason: str | None = None) -> None:
+        """End every process of the job, and note why before the first signal."""
+        self.ending = {"state": state, "reason": reason, "signal": number, "survivors": []}
         self._note("ending", self.ending)
-        self._sweep((number, signal.SIGCONT), grace, again=False)
-        left = self._sweep((signal.SIGKILL,), KILL_PATIENCE, again=True)
+        left = tree.end(self._members, number=number, grace=grace, pause=self._pause)
         if left:
-            self.ending["survivors"] = [{"pid": one.pid, "name": one.name} for one in left[:20]]
+            self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
             self._note("ending", self.ending)
 
-    def _sweep(
-        self, numbers: tuple[int, ...], patience: float, *, again: bool
-    ) -> list[tree.Process]:
-        """Signal all members, also those that appear meanwhile, until none is left or patience is over.
-
-        :param again: signal at every look, not only when a process is first seen.
-        :return: who is left.
-        """
-        until = time.monotonic() + patience
-        pause, longest = SWEEP_INTERVAL
-        seen = set()
-        while True:
-            left = self._members()
-            for one in left:
-                identity = (one.pid, one.started)
-                if again or identity not in seen:
-                    seen.add(identity)
-                    for number in numbers:
-                        tree.send(one, number)
-            if (not left and self._over()) or time.monotonic() >= until:
-                return left
-            self._wait(max(0.0, min(pause, until - time.monotonic())))
-            self._limit_output()
-            pause = min(longest, pause * 2)
+    def _pause(self, seconds: float) -> bool:
+        self._wait(seconds)
+        self._limit_output()
+        return self._over()
 
     def _conclude(self) -> None:
         self._limit_output()

@@ -8,11 +8,14 @@ Request, on stdin::
     {"async_dir": "/home/me/.ansible_async", "jobs": [{
         "argv": ["/bin/sleep", "15"],   what is exec'ed
         "parameter": "cmd",             which parameter that came from
+        "name": null, "spec": null, "on_conflict": "fail", "rerun": "always",    see schema.decide
         "cmd": ["/bin/sleep", "15"],    what the record shows of it
         "chdir": null, "env": {}, "stdin": null, "umask": null, "nice": null,
         "timeout": 3600.0, "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false}]}
 
-Answer, on stdout, in the same order: ``{"jobs": [{"record": {...}}, {"error": {"msg": ..., ...}}]}``.
+Answer, on stdout, in the same order: ``{"jobs": [{"record": {...}}, {"error": {"msg": ...,
+...}}]}``, or, where a name said
+that there was nothing to launch, ``{"decision": "attach", "jid": ...}`` (see schema.decide).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import json
 import os
 import sys
 
+from . import looking, schema, stopping
 from .errors import JobError
 from .keeper import Keeper
 from .runner import Inheritance
@@ -39,62 +43,133 @@ def main() -> None:
     """Launch what is asked for on stdin. The answer tells about each job by itself; the exit status is 0."""
     inheritance = Inheritance()
     request = json.load(sys.stdin)
+    gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     try:
         store = Store.open(request["async_dir"], create=True)
+        answers = launch_all(store, request["jobs"], inheritance)
     except JobError as error:
         answers = [_error(error)] * len(request["jobs"])
-    else:
-        gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
-        answers = launch_all(store, request["jobs"], inheritance)
     json.dump({"jobs": answers}, sys.stdout)
 
 
 def launch_all(store: Store, requests: list[Record], inheritance: Inheritance) -> list[Record]:
-    """Launch jobs side by side and return each one's record or error, in order."""
-    pids: list[int] = []
-    answers: list[int] = []
+    """Launch jobs side by side and return each one's answer, in order.
+
+    Who decides about a name holds its lock, here and in the keeper, until the command has been exec'ed.
+    """
+    locks = _lock_names(store, requests)
+    launches: list[Launch] = []
     for request in requests:
-        job = store.create_job()
-        answer_out, answer_in = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            for fd in (*answers, answer_out):
-                os.close(fd)
-            _be_keeper(job, request, inheritance, answer_in)
+        launch = Launch(request["name"])
+        for other in launches:
+            if other.name is not None and other.name == launch.name:
+                other.settle()
+        borrowed = locks + [other.fd for other in launches if other.answer is None]
+        try:
+            launch.answer = _without_launch(store, request)
+            if launch.answer is None:
+                launch.fork(store.create_job(), request, inheritance, borrowed)
+        except OSError as error:
+            launch.answer = _error(store.failure(error))
+        except JobError as error:
+            launch.answer = _error(error)
+        launches.append(launch)
+    return [launch.settle() for launch in launches]
+
+
+def _lock_names(store: Store, requests: list[Record]) -> list[int]:
+    """Take the locks of all names, sorted, so that two launchers never wait for each other."""
+    names = sorted({request["name"] for request in requests if request["name"] is not None})
+    try:
+        return [store.lock_name(name) for name in names]
+    except OSError as error:
+        raise store.failure(error) from None
+
+
+class Launch:
+    """One request on its way to an answer."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self.answer: Record | None = None
+        self.pid = 0
+        self.fd = -1
+
+    def fork(
+        self, job: Job, request: Record, inheritance: Inheritance, borrowed: list[int]
+    ) -> None:
+        """Start the keeper."""
+        self.fd, answer_in = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.fd)
+            _be_keeper(job, request, inheritance, answer_in, borrowed)
         os.close(answer_in)
-        pids.append(pid)
-        answers.append(answer_out)
-    return [_answer(pid, fd) for pid, fd in zip(pids, answers)]
+
+    def settle(self) -> Record:
+        """Wait for the keeper's answer."""
+        if self.answer is None:
+            with open(self.fd, "rb") as source:
+                data = source.read()
+            lost = JobError("the job's keeper died while launching it; look at the machine's log")
+            self.answer = json.loads(data) if data else _error(lost)
+            if "error" in self.answer:
+                os.waitpid(self.pid, 0)
+        return self.answer
 
 
-def _answer(pid: int, fd: int) -> Record:
-    with open(fd, "rb") as source:
-        data = source.read()
-    answer: Record = (
-        json.loads(data)
-        if data
-        else _error(JobError("the job's keeper died while launching it; look at the machine's log"))
+def _without_launch(store: Store, request: Record) -> Record | None:
+    """Answer a request whose name says that there is nothing to launch; None if there is."""
+    if request["name"] is None:
+        return None
+    job = store.latest(request["name"])
+    record = None if job is None else looking.judged(job)
+    decision = schema.decide(
+        record, request["spec"], on_conflict=request["on_conflict"], rerun=request["rerun"]
     )
-    if "error" in answer:
-        os.waitpid(pid, 0)
-    return answer
+    if job is None or record is None or decision == schema.START:
+        return None
+    if decision == schema.CONFLICT:
+        differs = schema.differing(record, request["spec"])
+        return _error(JobError(schema.conflict_message(record, request["spec"]), differs=differs))
+    if decision == schema.REPLACE:
+        private = record[schema.PRIVATE]
+        try:
+            stopping.stop(
+                job, number=private["stop_signal"], grace=private["grace"], reason="replaced"
+            )
+        except JobError as error:
+            return _error(error)
+        return None
+    return {"decision": decision, "jid": job.jid}
 
 
-def _be_keeper(job: Job, request: Record, inheritance: Inheritance, answer: int) -> NoReturn:
+def _be_keeper(
+    job: Job, request: Record, inheritance: Inheritance, answer: int, borrowed: list[int]
+) -> NoReturn:
     """Be a job's keeper until it is finished. The caller has got its answer by then."""
+    answered = False
     try:
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         os.close(null)
-        keeper = Keeper(job, request, inheritance, answer)
+        keeper = Keeper(job, request, inheritance, [answer, *borrowed])
         try:
-            _send(answer, {"record": keeper.launch()})
+            outcome = {"record": keeper.launch()}
         except JobError as error:
-            _send(answer, _error(error))
-        else:
+            outcome = _error(error)
+        answered = True
+        _send(answer, outcome)
+        for fd in borrowed:
+            os.close(fd)
+        if "record" in outcome:
             keeper.supervise()
-    except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see the loss
+    except Exception as error:  # pylint: disable=broad-exception-caught  # nobody else would see it
+        if not answered:
+            _send(
+                answer, _error(JobError("the job's keeper failed while launching it: %r" % error))
+            )
         _log_loss(job)
     finally:
         os._exit(0)

@@ -32,10 +32,16 @@ LOST = "lost"
 STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST)
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
+# Parts of a specification that may be shown; the others are kept and compared as keyed digests.
+SHOWN_SPEC = ("chdir", "timeout", "grace", "stop_signal", "umask", "nice", "output_limit")
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
 HIDDEN = "hidden: this job was launched with no_log"
 
 _JID = re.compile(r"j[0-9]+\.[0-9]+", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9._@:+-]([A-Za-z0-9._@:+ -]{0,198}[A-Za-z0-9._@:+-])?")
+_NAME_RULE = (
+    "1 to 200 of A-Z a-z 0-9 . _ - @ : + and blanks, which may not be at the beginning or the end"
+)
 _JID_RULE = "a jid looks like j1234567890.1234, as ansible_job_id gives it"
 
 
@@ -49,6 +55,15 @@ def check_jid(jid: str) -> str:
     if not valid_jid(jid):
         raise JobError("could not find job %r: parameter jid is not valid; %s" % (jid, _JID_RULE))
     return jid
+
+
+def check_name(name: str) -> str:
+    """Return the name, or raise JobError with the rule that it breaks."""
+    if _NAME.fullmatch(name) is None:
+        raise JobError(
+            "name %r cannot be the name of a job: a name is made of %s" % (name[:210], _NAME_RULE)
+        )
+    return name
 
 
 def signal_number(name: str) -> int:
@@ -141,6 +156,60 @@ def verdict(evidence: Evidence) -> tuple[str, str | None]:
     return LOST, "killed"
 
 
+START = "start"
+ATTACH = "attach"
+KEEP = "keep"
+CONFLICT = "conflict"
+REPLACE = "replace"
+
+
+def decide(latest: Record | None, spec: Record, *, on_conflict: str, rerun: str) -> str:
+    """Say what a launch under a name means, given the latest job of that name.
+
+    :param latest: its record with a verdict, private part included; None if there is none.
+    :param spec: what is asked for now, see ``differing``.
+    :return: START a job; ATTACH to the live one; KEEP the recorded result; CONFLICT: refuse;
+        REPLACE: stop the live one, then start.
+    """
+    if latest is None:
+        return START
+    if latest["finished"]:
+        kept = rerun == "never" or (rerun == "on_failure" and latest["state"] == SUCCEEDED)
+        return KEEP if kept else START
+    if on_conflict == "attach" or not differing(latest, spec):
+        return ATTACH
+    return REPLACE if on_conflict == "replace" else CONFLICT
+
+
+def differing(record: Record, spec: Record) -> list[str]:
+    """Return the parameters in which a job differs from what is asked for now."""
+    old = record.get(PRIVATE, {}).get("spec") or {}
+    return [name for name in spec if old.get(name) != spec[name]]
+
+
+def conflict_message(record: Record, spec: Record) -> str:
+    """Tell why a launch is refused, and what can be done."""
+    names = differing(record, spec)
+    old = record.get(PRIVATE, {}).get("spec") or {}
+    limits = set(names) <= {"timeout", "grace"}
+    shown = ", ".join(
+        "%s (%s, now %s)" % (name, old.get(name), spec[name]) if name in SHOWN_SPEC else name
+        for name in names
+    )
+    text = "job %s (%s) is %s with another specification: %s. " % (
+        record["name"],
+        record["ansible_job_id"],
+        record["state"],
+        shown,
+    )
+    if limits:
+        return text + (
+            "A live job keeps the limits that it was launched with: "
+            "on_conflict=attach accepts them, on_conflict=replace stops the job and starts it anew"
+        )
+    return text + "on_conflict=attach joins it as it is, on_conflict=replace stops it first"
+
+
 def new_record(jid: str, request: Record, place: Record) -> Record:
     """Return the record of a job that is about to run.
 
@@ -152,7 +221,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
     now, clock = place["epoch"], place["monotonic"]
     return {
         "ansible_job_id": jid,
-        "name": None,
+        "name": request["name"],
         "state": RUNNING,
         "started": True,
         "finished": False,
@@ -188,6 +257,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
             "grace": request["grace"],
             "stop_signal": request["stop_signal"],
             "output_limit": request["output_limit"],
+            "spec": request["spec"],
             "keeper": place["keeper"],
             "runner": place["runner"],
             "command": place["command"],

@@ -8,6 +8,8 @@
     <async dir>/<jid>                 the record: JSON, replaced atomically, readable by the builtin async_status
     <async dir>/.durable/             everything else, for the owner only
         engine/<digest>/_job/         a copy of this package, the program of launcher, keeper and runner
+        names/<name>.lock, .jid       who holds the lock decides about the name; the jids that it means, and meant
+        key                           of the digests by which secrets are compared
         jobs/<jid>/
             keeper, runner            FIFOs: whoever has the name of one holds its lock for as long as it lives
             stdout, stderr            what the command writes
@@ -124,6 +126,14 @@ class Store:
             raise
         return cls(path, fd)
 
+    def failure(self, error: OSError) -> JobError:
+        """Return what to tell the user when the system refuses something in here."""
+        return JobError(
+            "cannot launch a job in async_dir %s as user %s: %s"
+            % (self.path, user_name(os.geteuid()), error.strerror),
+            errno=error.errno,
+        )
+
     def private(self, *names: str, create: bool = True) -> int:
         """Open a folder below the private folder, made 0700 if it is not there, and return its descriptor."""
         fd = os.dup(self.fd)
@@ -187,6 +197,78 @@ class Store:
     def job(self, jid: str) -> Job:
         """Return the job of that jid, whether there is one or not."""
         return Job(self, schema.check_jid(jid))
+
+    def lock_name(self, name: str) -> int:
+        """Take the lock of a name, waiting for it; it is held until the descriptor is closed everywhere.
+
+        Whoever holds it may decide what a launch under this name means, and launch.
+        """
+        names = self.private("names")
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name + ".lock", flags, 0o600, dir_fd=names)
+        finally:
+            os.close(names)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return fd
+
+    def latest(self, name: str) -> Job | None:
+        """Return the latest job of a name; None if there is none."""
+        for jid in self._named(name):
+            if jid and os.path.lexists(os.path.join(self.path, jid)):
+                return self.job(jid)
+        return None
+
+    def set_latest(self, name: str, jid: str) -> str:
+        """Let a name mean another job, durably, and return the jid that it meant before.
+
+        Only the holder of the name's lock may call this. An empty jid stands for no job.
+        """
+        before = self._named(name)[0]
+        names = self.private("names")
+        try:
+            _unlink(name + ".new", names)
+            _write_new(names, name + ".new", ("%s %s\n" % (jid, before)).encode())
+            os.rename(name + ".new", name + ".jid", src_dir_fd=names, dst_dir_fd=names)
+            os.fsync(names)
+        finally:
+            os.close(names)
+        return before
+
+    def _named(self, name: str) -> list[str]:
+        """Return the jid that a name means, and the one that it meant before."""
+        try:
+            names = self.private("names", create=False)
+        except FileNotFoundError:
+            return ["", ""]
+        try:
+            fd = os.open(name + ".jid", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=names)
+        except FileNotFoundError:
+            return ["", ""]
+        finally:
+            os.close(names)
+        with open(fd, encoding="ascii", errors="replace") as source:
+            source_text = source.read(1024)
+        first, _blank, second = source_text.partition(" ")
+        return [jid if schema.valid_jid(jid) else "" for jid in (first, second.strip())]
+
+    def secret(self, *, create: bool = True) -> bytes:
+        """Return the key of this async dir, with which secrets are compared without being kept.
+
+        :raises FileNotFoundError: there is none, and ``create`` is false.
+        """
+        folder = self.private(create=create)
+        try:
+            try:
+                fd = os.open("key", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                fd = _make_key(folder)
+        finally:
+            os.close(folder)
+        with open(fd, "rb") as source:
+            return source.read()
 
     def create_job(self) -> Job:
         """Make the folder of a new job and return the job. It has no record yet, so nobody sees it."""
@@ -485,6 +567,18 @@ def _write_new(folder: int, name: str, data: bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _make_key(folder: int) -> int:
+    scratch = "key.%d" % os.getpid()
+    _write_new(folder, scratch, os.urandom(32))
+    try:
+        os.link(scratch, "key", src_dir_fd=folder, dst_dir_fd=folder)
+    except FileExistsError:  # somebody else was faster, and theirs is the key
+        pass
+    finally:
+        _unlink(scratch, folder)
+    return os.open("key", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
 
 
 def _unlink(name: str, folder: int) -> None:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 from .schema import COOKIE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable
+    from typing import Callable, Iterable
+
+# Seconds after the first SIGKILL until what is still alive is called a survivor.
+KILL_PATIENCE = 2.0
+# Seconds between two looks at a tree that is being ended: the first, and the longest.
+SWEEP_INTERVAL = (0.01, 0.25)
 
 
 class Process:
@@ -30,6 +36,10 @@ class Process:
         self.parent = int(fields[1])
         self.session = int(fields[3])
         self.started = int(fields[19])
+
+    def described(self) -> dict[str, object]:
+        """Return what a record says of a process."""
+        return {"pid": self.pid, "name": self.name}
 
 
 def process(pid: int) -> Process | None:
@@ -102,6 +112,49 @@ def send(target: Process, number: int) -> None:
             os.kill(target.pid, number)
     except OSError:
         pass
+
+
+def end(
+    find: Callable[[], list[Process]],
+    *,
+    number: int,
+    grace: float,
+    pause: Callable[[float], bool],
+) -> list[Process]:
+    """End processes: the signal, ``grace`` seconds, SIGKILL; and see that they are gone.
+
+    :param find: returns the living members at any moment; those that appear meanwhile get the signal too.
+    :param pause: sleeps for at most so many seconds and tells whether the job has ended.
+    :return: who is still alive KILL_PATIENCE seconds after the first SIGKILL.
+    """
+    _sweep(find, (number, signal.SIGCONT), grace, pause, again=False)
+    return _sweep(find, (signal.SIGKILL,), KILL_PATIENCE, pause, again=True)
+
+
+def _sweep(
+    find: Callable[[], list[Process]],
+    numbers: tuple[int, ...],
+    patience: float,
+    pause: Callable[[float], bool],
+    *,
+    again: bool,
+) -> list[Process]:
+    """Signal all members until none is left or patience is over; ``again`` at every look, else once."""
+    until = time.monotonic() + patience
+    nap, longest = SWEEP_INTERVAL
+    seen = set()
+    over = False
+    while True:
+        left = find()
+        for one in left:
+            if again or (one.pid, one.started) not in seen:
+                seen.add((one.pid, one.started))
+                for number in numbers:
+                    send(one, number)
+        if (over and not left) or time.monotonic() >= until:
+            return left
+        over = pause(max(0.0, min(nap, until - time.monotonic())))
+        nap = min(longest, nap * 2)
 
 
 def _environment(pid: int) -> list[bytes]:

@@ -153,7 +153,7 @@ def test_a_script_whose_interpreter_is_missing(launcher, tmp_path):
     script = tmp_path / "script"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o755)
-    with pytest.raises(JobError, match="No such file or directory .it exists; the interpreter"):
+    with pytest.raises(JobError, match=r"No such file or directory \(it exists; the interpreter"):
         launcher(str(script))
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Looking at a job: from record and evidence to the job dictionary. Private to the collection."""
+"""Looking at a job: from record and evidence to the job dictionary."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ import os
 import select
 import time
 
-from ._job import output, schema, store, tree
+from . import output, schema, store, tree
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._job.schema import Record
-    from ._job.store import Job
+    from .schema import Record
+    from .store import Job
 
 # Seconds between two looks at a job whose end nobody announces: the builtin's, or one whose command
 # has been orphaned.
 RECHECK_INTERVAL = 0.25
-TIMED_OUT_MSG = (
-    "Timeout exceeded"  # what the builtin async_wrapper says of a job that it has killed
-)
+TIMED_OUT_MSG = "Timeout exceeded"  # what the builtin says of a job that it has killed
 
 
-def look(job: Job, *, show: str = "full") -> Record:
+def look(job: Job, *, show: str = "full", settle: bool = True) -> Record:
     """Return the job dictionary as it is now.
 
-    A verdict that is final is written down, so that every later reader sees the same.
-
     :param show: ``full``, ``tail`` or ``none`` of the output.
+    :param settle: write a verdict that is final down, so that every later reader sees the same.
     :raises MissingRecord: there is no such job.
+    """
+    return present(judged(job, show=show, settle=settle), show)
+
+
+def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:
+    """Return the record, its private part included, with the verdict on a job that has no final one.
+
+    Parameters and errors are those of :func:`look`.
     """
     try:
         record = job.read_record()
         if schema.PRIVATE not in record:
-            return present(_from_builtin(job, record), show)
-        if not record["finished"]:
-            record = _judge(job, record, show)
+            return _from_builtin(job, record)
+        return record if record["finished"] else _judge(job, record, show, settle)
     except store.DamagedRecord as damage:
-        record = _damaged(job, str(damage))
-    return present(record, show)
+        return _damaged(job, str(damage))
 
 
-def wait(job: Job, seconds: float, *, show: str = "full") -> Record:
+def wait(job: Job, seconds: float, *, show: str = "full", settle: bool = True) -> Record:
     """Look at a job as soon as it has finished, at the latest after so many seconds.
 
     The kernel wakes us when the keeper ends; until then no time of the processor is used.
@@ -54,7 +57,7 @@ def wait(job: Job, seconds: float, *, show: str = "full") -> Record:
     while True:
         bell = _bell(job)
         try:
-            found = look(job, show=show)
+            found = look(job, show=show, settle=settle)
             left = until - time.monotonic()
             if found["finished"] or left <= 0:
                 return found
@@ -77,7 +80,7 @@ def _bell(job: Job) -> int | None:
         return None
 
 
-def _judge(job: Job, record: Record, show: str) -> Record:
+def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     """Decide what has become of a job of ours whose record is not final."""
     keeper = job.is_held("keeper")
     if not keeper:
@@ -111,7 +114,7 @@ def _judge(job: Job, record: Record, show: str) -> Record:
     final = schema.finish(
         final, state=state, reason=reason, exited=exited, ending=job.slot("ending")
     )
-    return _reconcile(job, final)
+    return _reconcile(job, final) if settle else final
 
 
 def streams(job: Job, record: Record, limit: int) -> Record:

@@ -10,8 +10,7 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils import _looking
-from ansible_collections.durable.jobs.plugins.module_utils._job import store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 
@@ -26,7 +25,7 @@ def kill_all(launcher, job):
 def test_a_running_job(launcher):
     job = launcher.shell("echo so far; sleep 60")
     until(lambda: os.stat(job.path("stdout")).st_size)
-    found = _looking.look(job)
+    found = looking.look(job)
     assert (found["state"], found["finished"], found["rc"], found["failed"], found["changed"]) == (
         "running",
         False,
@@ -50,28 +49,28 @@ def test_a_running_job(launcher):
 def test_how_much_output_is_shown(launcher, show, stdout):
     job = launcher.shell("head -c 5000 /dev/zero | tr '\\0' x; echo; echo end")
     launcher.finished(job)
-    found = _looking.look(job, show=show)
+    found = looking.look(job, show=show)
     assert found["stdout"] == stdout and found["stdout_bytes"] == 5005
 
 
 def test_waiting_ends_with_the_job_and_costs_no_processor_time(launcher):
     job = launcher.shell("sleep 1; echo done")
     before = time.process_time()
-    found = _looking.wait(job, 60)
+    found = looking.wait(job, 60)
     assert (found["state"], found["stdout"]) == ("succeeded", "done")
     assert time.process_time() - before < 0.2
 
 
 def test_waiting_ends_after_its_time(launcher):
     job = launcher.shell("sleep 60")
-    assert _looking.wait(job, 0.3)["state"] == "running"
+    assert looking.wait(job, 0.3)["state"] == "running"
 
 
 def test_a_job_whose_processes_were_all_killed_is_lost_at_the_first_look_and_for_ever(launcher):
     job = launcher.shell("echo before; sleep 60")
     until(lambda: os.stat(job.path("stdout")).st_size)
     kill_all(launcher, job)
-    found = _looking.look(job)
+    found = looking.look(job)
     assert (found["state"], found["reason"], found["rc"], found["finished"], found["failed"]) == (
         "lost",
         "killed",
@@ -90,7 +89,7 @@ def test_waiters_are_woken_by_a_death(launcher):
         time.sleep(0.3)
         kill_all(launcher, job)
         os._exit(0)
-    assert _looking.wait(job, 60)["state"] == "lost"
+    assert looking.wait(job, 60)["state"] == "lost"
     os.waitpid(pid, 0)
 
 
@@ -98,9 +97,9 @@ def test_a_job_without_its_keeper_is_running_and_then_what_its_runner_recorded(l
     job = launcher.shell("sleep 0.7; echo late; exit 4")
     os.kill(launcher.keeper(job)[0], signal.SIGKILL)
     until(lambda: not job.is_held("keeper"))
-    found = _looking.look(job)
+    found = looking.look(job)
     assert (found["state"], found["reason"], found["rc"]) == ("running", "unsupervised", None)
-    found = _looking.wait(job, 60)
+    found = looking.wait(job, 60)
     assert (found["state"], found["rc"], found["stdout"]) == ("failed", 4, "late")
     assert job.read_record()["rc"] == 4
 
@@ -110,9 +109,9 @@ def test_an_orphaned_command_is_running_until_it_is_gone(launcher):
     for pid in launcher.keeper(job):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not job.is_held("runner"))
-    assert _looking.look(job)["reason"] == "unsupervised"
+    assert looking.look(job)["reason"] == "unsupervised"
     os.kill(job.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
-    assert _looking.wait(job, 60)["state"] == "lost"
+    assert looking.wait(job, 60)["state"] == "lost"
 
 
 def test_after_a_reboot_a_job_is_lost(launcher):
@@ -122,14 +121,14 @@ def test_after_a_reboot_a_job_is_lost(launcher):
     record["durable_jobs"]["boot_id"] = "another"
     with open(job.results_file, "w", encoding="utf-8") as target:
         json.dump(record, target)
-    found = _looking.look(job)
+    found = looking.look(job)
     assert (found["state"], found["reason"]) == ("lost", "rebooted")
 
 
 def test_no_log_hides_a_running_jobs_output(launcher):
     job = launcher.shell("echo s3cret; sleep 60", no_log=True)
     until(lambda: os.stat(job.path("stdout")).st_size)
-    found = _looking.look(job)
+    found = looking.look(job)
     assert "s3cret" not in str(found) and "no_log" in found["stdout"] and "no_log" in found["cmd"]
 
 
@@ -140,7 +139,7 @@ def test_a_damaged_record_is_lost_or_what_the_exit_record_says(launcher, content
     until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
     with open(job.results_file, "wb") as target:
         target.write(content)
-    found = _looking.look(job)
+    found = looking.look(job)
     assert (found["state"], found["rc"], found["reason"], found["finished"]) == (
         "failed",
         3,
@@ -148,7 +147,7 @@ def test_a_damaged_record_is_lost_or_what_the_exit_record_says(launcher, content
         True,
     )
     os.unlink(job.path("exit"))
-    found = _looking.look(job)
+    found = looking.look(job)
     assert (found["state"], found["rc"], found["reason"]) == ("lost", None, "record damaged")
     assert found["failed"] and job.results_file in found["msg"]
 
@@ -194,7 +193,7 @@ def test_a_record_of_the_builtin(tmp_path, record, state, finished, rc, failed):
     job = store.Store.open(str(tmp_path), create=True).job("j1.2")
     with open(job.results_file, "w", encoding="utf-8") as target:
         json.dump(record, target)
-    found = _looking.wait(job, 0)
+    found = looking.wait(job, 0)
     assert (found["state"], found["finished"], found["rc"], found["failed"]) == (
         state,
         finished,
@@ -215,4 +214,4 @@ def test_a_record_of_the_builtin(tmp_path, record, state, finished, rc, failed):
 
 def test_a_missing_job(tmp_path):
     with pytest.raises(store.MissingRecord):
-        _looking.look(store.Store.open(str(tmp_path), create=True).job("j1.2"))
+        looking.look(store.Store.open(str(tmp_path), create=True).job("j1.2"))
