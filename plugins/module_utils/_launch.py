@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import importlib.util
 import json
 import os
 import pkgutil
+import py_compile
 import shlex
 import sys
 
@@ -176,7 +178,12 @@ def _install(where: Store) -> str:
     digest = hashlib.sha256(
         json.dumps([[name, files[name].decode()] for name in sorted(files)]).encode()
     ).hexdigest()
-    return where.install_engine(digest[:32], files)
+    path = where.install_engine(digest[:32], files)
+    if not os.path.exists(importlib.util.cache_from_source(os.path.join(path, "program.py"))):
+        # Compiled here, once, because an interpreter never gives back the memory that compiling takes.
+        for name in files:
+            py_compile.compile(os.path.join(path, name))
+    return path
 
 
 def _argv(params: dict[str, Any]) -> list[str]:
