@@ -1,0 +1,34 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the README shows is what the tests run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from ansible_collections.durable.jobs.plugins.module_utils import _job
+
+ROOT = Path(_job.__file__).parents[3]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_every_playbook_of_the_readme_is_part_of_an_example_that_the_tests_run(block):
+    examples = [path.read_text(encoding="utf-8") for path in (ROOT / "docs/examples").glob("*.yml")]
+    assert any(block in text for text in examples), block
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_what_is_linked_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / link).exists(), link
+
+
+def test_the_readme_lists_every_module_role_and_filter():
+    made = [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("roles/*/"), *ROOT.glob("plugins/filter/*.py")]
+    for path in made:
+        assert f"durable.jobs.{path.stem}" in README, path
