@@ -30,14 +30,16 @@ bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmar
 lint: .nox/ready-lint ## only the linters
 unit: .nox/ready-unit ## only the unit tests
 
-# The formatters only check where CI is true. --no-install: see below.
+# The formatters only check where CI is true. --no-install: see below. With ARGS, arguments reach
+# the tool: make unit ARGS="tests/unit -k names", make bench ARGS=--quick.
 NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
 test demo collection test-faults bench lint unit:
-	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@)
+	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@) $(if $(ARGS),-- $(ARGS))
 test-matrix:
 	@CI=true $(NOX) --no-install --session $($@) grid
-format: .nox/ready-lint ## let the formatters change the files
+format: .nox/ready-lint ## let the formatters change the files, and write the roles' README files
 	@CI=false $(NOX) --no-install --session formatters
+	@$(NOX) --no-install --session roles-readme -- generate
 clean: ## remove everything that the checks made in this folder
 	rm -rf .nox .venv dist tests/output .ansible
 
