@@ -109,7 +109,7 @@ def collection(session: nox.Session) -> None:
     shutil.rmtree(TREE, ignore_errors=True)
     tarball = max(dist.glob("durable-jobs-*.tar.gz"), default=dist, key=os.path.getmtime)
     install = ("ansible-galaxy", "collection", "install", "--offline", "--no-deps", "--force")
-    session.run(*install, str(tarball), "--collections-path", str(TREE))
+    session.run(*install, str(tarball), "--collections-path", str(TREE), env=ENVIRONMENT)
     # ansible-test lists files with the nearest git. Ours ignores .nox, so it gets one of its own.
     session.run("git", "init", "--quiet", str(COLLECTION), external=True)
 
