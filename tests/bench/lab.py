@@ -1,0 +1,236 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the measurements take place: hosts, folders, and playbooks whose tasks are timed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import itertools
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import typing as t
+
+from ansible_collections.durable.jobs.tests.bench import processes, sshd
+
+HERE = pathlib.Path(__file__).absolute().parent
+COLLECTIONS = HERE.parents[4]  # what is imported here is what ansible must measure
+PATIENCE = 60.0  # seconds after which something that should come true is an error
+SETTLE = 0.4  # seconds between the tasks of a play that measures them
+
+# Not the environment's: a target's Python has no site-packages full of ansible.
+PYTHON = os.path.realpath(sys.executable)
+
+TaskSpec = t.Dict[str, t.Any]
+
+
+@dataclasses.dataclass
+class Play:
+    """Tasks for one of the lab's hosts, one after the other."""
+
+    host: str
+    tasks: list[TaskSpec]
+
+
+@dataclasses.dataclass
+class Task:
+    """A task that has been run; times are seconds since the epoch."""
+
+    name: str
+    host: str
+    start: float
+    end: float
+    jids: list[str]
+
+
+class Lab:
+    """Everything that a measurement needs. Made by :func:`open_lab`.
+
+    :param folder: of this run; removed with all that is in it.
+    :param hosts: inventory variables by host name.
+    :param no_ssh: why there are no hosts that are reached over SSH.
+    :param quick: few repetitions, for trying out.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        hosts: dict[str, dict[str, t.Any]],
+        no_ssh: str | None,
+        quick: bool,
+    ) -> None:
+        self.target = folder / "target"
+        self.async_dir = self.target / "async"
+        self.hosts = hosts
+        self.no_ssh = no_ssh
+        self.quick = quick
+        # The same phases in every run: what differs between two runs is not the dice.
+        self.random = random.Random(2)
+        self._folder = folder
+        self._serial = itertools.count()
+        for path in (self.target, self.async_dir):
+            path.mkdir()
+        self._config = folder / "ansible.cfg"
+        self._config.touch()
+        self._inventory = folder / "inventory.json"
+        everything = {"all": {"hosts": hosts, "vars": self._host_vars()}}
+        self._inventory.write_text(json.dumps(everything), encoding="utf-8")
+
+    def repetitions(self, full: int, quick: int = 2) -> int:
+        """Return how often to measure."""
+        return quick if self.quick else full
+
+    def path(self, stem: str) -> pathlib.Path:
+        """Return a path that nobody has used, for a file of a job."""
+        return self.target / f"{stem}.{next(self._serial)}"
+
+    def run(self, plays: t.Sequence[Play], *, settle: float = 0.0) -> list[Task]:
+        """Run a playbook and return its tasks in the order in which they ended.
+
+        :param settle: seconds to let the machine come to rest before each task.
+        :raises RuntimeError: a task failed; the text is ansible's.
+        """
+        number = next(self._serial)
+        playbook = self._folder / f"play.{number}.json"
+        times = self._folder / f"tasks.{number}.json"
+        book = [{"hosts": one.host, "gather_facts": False, "tasks": one.tasks} for one in plays]
+        playbook.write_text(json.dumps(book), encoding="utf-8")
+        program = str(pathlib.Path(sys.executable).with_name("ansible-playbook"))
+        run = subprocess.run(
+            [program, "-i", str(self._inventory), str(playbook)],
+            env=self._environment(times, settle),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode != 0:
+            raise RuntimeError(f"a playbook of the bench failed:\n{run.stdout}\n{run.stderr}")
+        lines = times.read_text(encoding="utf-8").splitlines()
+        return [Task(**json.loads(line)) for line in lines]
+
+    def record(self, jid: str) -> dict[str, t.Any]:
+        """Return a job's record."""
+        found: dict[str, t.Any] = json.loads((self.async_dir / jid).read_bytes())
+        return found
+
+    def come_to_rest(self) -> None:
+        """Wait until nothing that was launched is left running, and remove the records."""
+        until(lambda: not self._left(), "the end of all jobs")
+        for path in self.async_dir.iterdir():
+            if path.name != ".durable":
+                path.unlink()
+        shutil.rmtree(self.async_dir / ".durable" / "jobs", ignore_errors=True)
+
+    def close(self) -> None:
+        """Wait for the jobs, end those that a failed measurement has left, and end the connections."""
+        try:
+            self.come_to_rest()
+        except TimeoutError:
+            for one in self._left():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGKILL)
+        finally:
+            sshd.hang_up(self._folder / "cp")
+
+    def _left(self) -> list[processes.Process]:
+        inside = str(self.target) + os.sep
+        running = processes.snapshot().values()
+        return [one for one in running if any(inside in word for word in one.argv)]
+
+    def _host_vars(self) -> dict[str, t.Any]:
+        return {
+            "ansible_python_interpreter": PYTHON,
+            "ansible_async_dir": str(self.async_dir),
+            "ansible_remote_tmp": str(self.target / "tmp"),
+        }
+
+    def _environment(self, times: pathlib.Path, settle: float) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if "ANSIBLE" not in name}
+        return {
+            **kept,
+            "ANSIBLE_CONFIG": str(self._config),
+            "ANSIBLE_HOME": str(self._folder / "home"),
+            "ANSIBLE_LOCAL_TEMP": str(self._folder / "home" / "tmp"),
+            "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._folder / "cp"),
+            "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback"),
+            "ANSIBLE_CALLBACKS_ENABLED": "task_times",
+            "ANSIBLE_NOCOLOR": "1",
+            "BENCH_TASKS": str(times),
+            "BENCH_SETTLE": str(settle),
+        }
+
+
+@contextlib.contextmanager
+def open_lab(*, quick: bool) -> t.Iterator[Lab]:
+    """Set up folders and an sshd, yield the lab, and leave nothing of it behind."""
+    with contextlib.ExitStack() as stack:
+        # The path of an SSH control socket has at most 107 bytes, so the folder's name is short.
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        (folder / "sshd").mkdir()
+        hosts: dict[str, dict[str, t.Any]] = {"local": {"ansible_connection": "local"}}
+        no_ssh = None
+        try:
+            hosts["ssh"] = stack.enter_context(sshd.running(folder / "sshd"))
+        except sshd.NoSshd as why:
+            no_ssh = str(why)
+        for name in list(hosts):
+            hosts[f"{name}_pipelined"] = dict(hosts[name], ansible_pipelining=True)
+            hosts[name] = dict(hosts[name], ansible_pipelining=False)
+        lab = Lab(folder, hosts=hosts, no_ssh=no_ssh, quick=quick)
+        stack.callback(lab.close)
+        yield lab
+
+
+def until(condition: t.Callable[[], bool], what: str) -> None:
+    """Wait for a condition.
+
+    :raises TimeoutError: it did not come true.
+    """
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > limit:
+            raise TimeoutError(f"{what} did not come within {PATIENCE:.0f} s")
+        time.sleep(0.02)
+
+
+class Hold:
+    """Keeps jobs waiting, without using the processor, until all of them are let go at once.
+
+    :param path: of a FIFO that is made here. The jobs run ``argv``, or ``line`` in a shell.
+    """
+
+    PROGRAM = "/bin/cat"
+
+    def __init__(self, path: pathlib.Path) -> None:
+        os.mkfifo(path, 0o600)
+        self.path = path
+        self.argv = [self.PROGRAM, str(path)]
+        self.line = " ".join(self.argv)
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many jobs are being held."""
+        until(lambda: self._held() >= count, f"{count} jobs that run")
+
+    def release(self) -> None:
+        """Let the jobs go: opening the FIFO wakes who waits to read it, closing it ends the reading."""
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody is being held
+                raise
+
+    def _held(self) -> int:
+        return sum(one.argv == self.argv for one in processes.snapshot().values())
