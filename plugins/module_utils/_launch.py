@@ -142,6 +142,18 @@ def launch(module: AnsibleModule, where: Store, requests: list[Record]) -> list[
 
     :raises JobError: the launcher could not be run at all.
     """
+    return _run_launcher(module, where, {"jobs": requests})
+
+
+def adopt(module: AnsibleModule, where: Store, jids: list[str]) -> None:
+    """Give jobs that have lost keeper and runner a new keeper, so that deadline, stop and output limit hold again.
+
+    :raises JobError: the launcher could not be run at all.
+    """
+    _run_launcher(module, where, {"jobs": [], "adopt": jids})
+
+
+def _run_launcher(module: AnsibleModule, where: Store, request: Record) -> list[Record]:
     if not sys.executable:
         raise JobError(
             "cannot launch a job: this Python does not know the path of its own interpreter"
@@ -150,14 +162,12 @@ def launch(module: AnsibleModule, where: Store, requests: list[Record]) -> list[
     try:
         program_path = os.path.join(_install(where), "program.py")
     except OSError as error:
-        raise JobError(
-            "cannot write in async_dir %s: %s" % (where.path, error.strerror), async_dir=where.path
-        ) from None
+        raise where.failure(error) from None
     finally:
         os.umask(umask)
     rc, out, err = module.run_command(
         [sys.executable, "-I", "-S", program_path],
-        data=json.dumps({"async_dir": where.path, "jobs": requests}),
+        data=json.dumps(dict(request, async_dir=where.path)),
         binary_data=True,
         expand_user_and_vars=False,
     )

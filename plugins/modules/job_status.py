@@ -257,6 +257,7 @@ from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.looking import look, present, unknown, wait
+from ..module_utils._launch import adopt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -275,6 +276,8 @@ def run(module: AnsibleModule) -> Record:
     settle = not module.check_mode
     try:
         job = _job(module)
+        if settle and look(job, show="none")["reason"] == schema.UNSUPERVISED:
+            adopt(module, job.store, [job.jid])
         if not cleanup:
             return wait(job, params["wait"], show=params["output"], settle=settle)
         found = look(job, settle=settle)

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.durable.jobs.plugins.module_utils import _job
 
 ROOT = Path(_job.__file__).parents[3]
@@ -29,6 +30,10 @@ def test_what_is_linked_is_there(page):
 
 
 def test_the_readme_lists_every_module_role_and_filter():
-    made = [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("roles/*/"), *ROOT.glob("plugins/filter/*.py")]
+    made = [
+        *ROOT.glob("plugins/modules/*.py"),
+        *ROOT.glob("roles/*/"),
+        *ROOT.glob("plugins/filter/*.py"),
+    ]
     for path in made:
         assert f"durable.jobs.{path.stem}" in README, path

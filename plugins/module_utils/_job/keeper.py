@@ -31,17 +31,11 @@ class Keeper:
 
     :param job: the job; its folder has been made, and nothing else.
     :param request: what the user asked for, see launcher.
-    :param inheritance: what the command must find unchanged.
-    :param borrowed: descriptors of the launcher's, which the runner must not hold open.
     """
 
-    def __init__(
-        self, job: store.Job, request: Record, inheritance: Inheritance, borrowed: list[int]
-    ) -> None:
+    def __init__(self, job: store.Job, request: Record) -> None:
         self.job = job
         self.request = request
-        self.inheritance = inheritance
-        self.borrowed = borrowed
         self.record: Record = {}
         self.command = 0
         self.runner = 0
@@ -57,17 +51,20 @@ class Keeper:
         self._poll = select.poll()
         self._limiters: list[output.Limiter] = []
         self._stop: Record | None = None
+        self._watch = -1  # of the runner of an adopted job
         self._previous: str | None = None  # the jid that our name meant before; "" for none
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(self) -> Record:
+    def launch(self, inheritance: Inheritance, borrowed: list[int]) -> Record:
         """Start the command and return the job's record.
 
+        :param inheritance: what the command must find unchanged.
+        :param borrowed: descriptors of the launcher's, which the runner must not hold open.
         :raises JobError: it could not be started; nothing of the job is left behind.
         """
         try:
-            self._launch()
+            self._launch(inheritance, borrowed)
         except OSError as error:
             self._abandon()
             raise self.job.store.failure(error) from None
@@ -76,8 +73,9 @@ class Keeper:
             raise
         return self.record
 
-    def _launch(self) -> None:
+    def _launch(self, inheritance: Inheritance, borrowed: list[int]) -> None:
         self._become_keeper()
+        self.subreaper = kernel.become_subreaper()
         self.job.furnish()
         limit = self.request["output_limit"]
         self._limiters = [
@@ -89,7 +87,7 @@ class Keeper:
         self._lock = lock
         self._poll.register(self._lock, select.POLLIN)
         pipes = runner.Pipes()
-        self._fork_runner(pipes)
+        self._fork_runner(pipes, inheritance, borrowed)
         os.chdir("/")
         command = self._first_report()
         self.command = command["pid"]
@@ -133,24 +131,20 @@ class Keeper:
         os.setsid()
         for number in runner.IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        self.subreaper = kernel.become_subreaper()
-        wakeup_out, wakeup_in = os.pipe()
-        os.set_blocking(wakeup_out, False)
-        os.set_blocking(wakeup_in, False)
-        self._wakeup = wakeup_out
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.set_wakeup_fd(wakeup_in)
-        self._poll.register(wakeup_out, select.POLLIN)
+        self._wakeup = runner.wakeup_pipe()
+        self._poll.register(self._wakeup, select.POLLIN)
 
-    def _fork_runner(self, pipes: runner.Pipes) -> None:
+    def _fork_runner(
+        self, pipes: runner.Pipes, inheritance: Inheritance, borrowed: list[int]
+    ) -> None:
         pid = os.fork()
         if pid == 0:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for fd in (self._lock, *self.borrowed):
+                for fd in (self._lock, *borrowed):
                     os.close(fd)
-                runner.run(self.job, self.request, self.inheritance, pipes)
+                runner.run(self.job, self.request, inheritance, pipes, adopt)
             finally:
                 os._exit(0)
         for fd in (pipes.gate_out, pipes.verdict_in, pipes.report_in):
@@ -171,12 +165,50 @@ class Keeper:
         first: Record = json.loads(line)
         return first
 
+    # -- adoption ---------------------------------------------------------------------------------------------------
+
+    def take_over(self, lock: int) -> None:
+        """Be the keeper of a job that has lost its own. Its processes are not our descendants.
+
+        :param lock: the keeper's lock, which we hold.
+        """
+        self._become_keeper()
+        self._lock = lock
+        self._poll.register(lock, select.POLLIN)
+        private = self.record[schema.PRIVATE]
+        self.command = private["command"]["pid"]
+        limit = self.request["output_limit"]
+        self._limiters = [
+            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in output.STREAMS
+        ]
+        self.ending = self.job.slot("ending")
+        self._watch = self.job.watch("runner") or -1
+        if self._watch >= 0:
+            self.runner = private["runner"]
+            self._poll.register(self._watch, 0)
+
+    def _look_for_end(self) -> None:
+        """Learn of an end that no child tells us: from the exit record, else by the command's absence."""
+        self.exited = self.job.slot("exit")
+        if self.exited is None and not self.job.is_held("runner"):
+            if self._watch >= 0:
+                self._poll.unregister(self._watch)
+                os.close(self._watch)
+                self._watch = -1
+            self.runner = 0
+            command = self.record[schema.PRIVATE]["command"]
+            self.exited = self.job.slot("exit")
+            self.gone = not tree.is_alive(command["pid"], command["started"])
+
     # -- stay -------------------------------------------------------------------------------------------------------
 
     def supervise(self) -> None:
         """Stay until the job has ended, and write its final record."""
         timeout = self.request["timeout"]
         deadline = self.record[schema.PRIVATE]["monotonic"] + timeout if timeout else None
+        if self.ending is not None and not self._over():  # a predecessor died while ending the tree
+            was = self.ending
+            self._end_tree(was["state"], was["signal"], self.request["grace"], was["reason"])
         while not self._over():
             if self._stop is not None:
                 stop = self._stop
@@ -211,10 +243,8 @@ class Keeper:
         self._read_report()
         self._read_mail()
         self._reap()
-        if not self.runner and not self.subreaper and self.exited is None:
-            # Without a subreaper the command of a dead runner is init's child: init alone learns its status.
-            command = self.record[schema.PRIVATE]["command"]
-            self.gone = not tree.is_alive(command["pid"], command["started"])
+        if self.exited is None and not self.subreaper:
+            self._look_for_end()
 
     def _read_report(self) -> None:
         while self._report >= 0:
@@ -306,7 +336,7 @@ class Keeper:
         )
         self.job.conclude(final)
         os.close(self._lock)  # wakes whoever waits for the end
-        if self.runner:
+        if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
 
     def _excerpts(self) -> Record:
@@ -322,6 +352,27 @@ class Keeper:
             self.job.fill(slot, content)
         except OSError:
             pass  # the disk is broken: the final record is the next chance to say it
+
+
+def adopt(job: store.Job, borrowed: list[int]) -> None:
+    """Become the keeper of a job that has lost its own, and stay until it is finished.
+
+    Returns at once if there is a keeper, or nothing left to keep.
+
+    :param borrowed: descriptors to close when the lock has been taken.
+    """
+    lock = job.lock("keeper")
+    for fd in borrowed:
+        os.close(fd)
+    if lock is None:
+        return
+    record = job.read_record()
+    if record["finished"]:
+        return
+    keeper = Keeper(job, dict(record[schema.PRIVATE], timeout=record["timeout"]))
+    keeper.record = record
+    keeper.take_over(lock)
+    keeper.supervise()
 
 
 def _refusal(error: Record) -> JobError:

@@ -13,6 +13,8 @@ Request, on stdin::
         "chdir": null, "env": {}, "stdin": null, "umask": null, "nice": null,
         "timeout": 3600.0, "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false}]}
 
+``"adopt": [jid, ...]`` asks for a new keeper for jobs that have lost theirs, and their runner.
+
 Answer, on stdout, in the same order: ``{"jobs": [{"record": {...}}, {"error": {"msg": ...,
 ...}}]}``, or, where a name said
 that there was nothing to launch, ``{"decision": "attach", "jid": ...}`` (see schema.decide).
@@ -27,7 +29,7 @@ import sys
 
 from . import looking, schema, stopping
 from .errors import JobError
-from .keeper import Keeper
+from .keeper import Keeper, adopt
 from .runner import Inheritance
 from .store import Store
 
@@ -47,6 +49,7 @@ def main() -> None:
     try:
         store = Store.open(request["async_dir"], create=True)
         answers = launch_all(store, request["jobs"], inheritance)
+        adopt_all(store, request.get("adopt", []))
     except JobError as error:
         answers = [_error(error)] * len(request["jobs"])
     json.dump({"jobs": answers}, sys.stdout)
@@ -84,6 +87,33 @@ def _lock_names(store: Store, requests: list[Record]) -> list[int]:
         return [store.lock_name(name) for name in names]
     except OSError as error:
         raise store.failure(error) from None
+
+
+def adopt_all(store: Store, jids: list[str]) -> None:
+    """Give jobs that have lost keeper and runner a new keeper; return when each has one, or needs none."""
+    for jid in jids:
+        job = store.job(jid)
+        ready_out, ready_in = os.pipe()
+        if os.fork() == 0:
+            try:
+                os.close(ready_out)
+                _leave_stdio()
+                adopt(job, [ready_in])
+            except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
+                job.log_loss()
+            finally:
+                os._exit(0)
+        os.close(ready_in)
+        os.read(ready_out, 1)
+        os.close(ready_out)
+
+
+def _leave_stdio() -> None:
+    """Let go of what the module waits for and of a terminal, if there is one."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
 
 
 class Launch:
@@ -150,13 +180,10 @@ def _be_keeper(
     """Be a job's keeper until it is finished. The caller has got its answer by then."""
     answered = False
     try:
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.close(null)
-        keeper = Keeper(job, request, inheritance, [answer, *borrowed])
+        _leave_stdio()
+        keeper = Keeper(job, request)
         try:
-            outcome = {"record": keeper.launch()}
+            outcome = {"record": keeper.launch(inheritance, [answer, *borrowed])}
         except JobError as error:
             outcome = _error(error)
         answered = True
@@ -170,19 +197,9 @@ def _be_keeper(
             _send(
                 answer, _error(JobError("the job's keeper failed while launching it: %r" % error))
             )
-        _log_loss(job)
+        job.log_loss()
     finally:
         os._exit(0)
-
-
-def _log_loss(job: Job) -> None:
-    """Write down what ended a keeper (by hand: the module traceback would cost every keeper memory)."""
-    kind, error, frame = sys.exc_info()
-    with open(job.path("keeper.log"), "a", encoding="utf-8") as log:
-        while frame is not None:
-            log.write("%s:%d\n" % (frame.tb_frame.f_code.co_filename, frame.tb_lineno))
-            frame = frame.tb_next
-        log.write("%s: %s\n" % (kind.__name__ if kind else "", error))
 
 
 def _send(fd: int, answer: Record) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 
@@ -15,13 +16,17 @@ from .schema import COOKIE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Callable, NoReturn
 
     from .schema import Record
     from .store import Job
 
 # Signals that a closing terminal, a logout or a shutdown sends to everybody: they are for the command, not for us.
 IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+
+
+# Seconds between two attempts to give a job a new keeper: one that dies at once is not worth a storm.
+ADOPT_INTERVAL = 1.0
 
 
 class Inheritance:
@@ -52,25 +57,120 @@ class Pipes:
         self.report_out, self.report_in = os.pipe()
 
 
-def run(job: Job, request: Record, inheritance: Inheritance, pipes: Pipes) -> None:
-    """Be the runner of a job, in a process of its own, which the caller ends afterwards."""
+def run(
+    job: Job,
+    request: Record,
+    inheritance: Inheritance,
+    pipes: Pipes,
+    adopt: Callable[[Job, list[int]], None],
+) -> None:
+    """Be the runner of a job, in a process of its own, which the caller ends afterwards.
+
+    :param adopt: becomes the keeper of a job whose keeper has died; called in a process of its own, with descriptors
+        to close as soon as it holds the keeper's lock.
+    """
     lock = job.lock("runner")
+    if lock is None:
+        return
     for fd in (pipes.gate_in, pipes.verdict_out, pipes.report_out):
         os.close(fd)
+    unborn_out, unborn_in = os.pipe()  # the command's way to say that it never was exec'ed
     pid = os.fork()
     if pid == 0:
-        _become_command(job, request, inheritance, pipes)
-    for fd in (pipes.gate_out, pipes.verdict_in):
+        _become_command(job, request, inheritance, pipes, unborn_in)
+    for fd in (pipes.gate_out, pipes.verdict_in, unborn_in):
         os.close(fd)
     os.chdir("/")
     command = tree.process(pid)
     _tell(pipes.report_in, {"pid": pid, "started": command.started if command else 0})
-    _pid, status = os.waitpid(pid, 0)
+    wakeup = wakeup_pipe()
+    with open(unborn_out, "rb") as unborn:
+        was_born = unborn.read() == b""
+    status = (
+        _wait_for(pid, job, wakeup, lambda: _fork_keeper(job, lock, adopt))
+        if was_born
+        else os.waitpid(pid, 0)[1]
+    )
     end = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
-    _tell(pipes.report_in, end)
-    job.fill("exit", end)
-    if lock is not None:
-        os.close(lock)
+    if was_born:
+        _tell(pipes.report_in, end)
+        job.fill("exit", end)
+    os.close(lock)
+
+
+def wakeup_pipe() -> int:
+    """Return a descriptor that becomes readable when a child changes (signal.set_wakeup_fd)."""
+    wakeup_out, wakeup_in = os.pipe()
+    os.set_blocking(wakeup_out, False)
+    os.set_blocking(wakeup_in, False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    signal.set_wakeup_fd(wakeup_in)
+    return wakeup_out
+
+
+def _wait_for(pid: int, job: Job, wakeup: int, new_keeper: Callable[[], None]) -> int:
+    """Wait for the command and return its status; give the job a new keeper whenever it has lost its own."""
+    poll = select.poll()
+    poll.register(wakeup, select.POLLIN)
+    keeper = _watch_keeper(job, poll)
+    adopted = -ADOPT_INTERVAL
+    while True:
+        status = _reap(pid)
+        if status is not None:
+            return status
+        pause = None
+        if keeper is None:
+            pause = max(0.0, adopted + ADOPT_INTERVAL - time.monotonic())
+            if pause == 0:
+                adopted = time.monotonic()
+                new_keeper()
+                keeper = _watch_keeper(job, poll)
+        events = dict(poll.poll(None if pause is None else int(pause * 1000) + 1))
+        if wakeup in events:
+            os.read(wakeup, 4096)
+        if keeper is not None and keeper in events:
+            poll.unregister(keeper)
+            os.close(keeper)
+            keeper = None
+
+
+def _watch_keeper(job: Job, poll: select.poll) -> int | None:
+    try:
+        keeper = job.watch("keeper")
+    except OSError:  # the folder has been removed
+        return None
+    if keeper is not None:
+        poll.register(keeper, 0)
+    return keeper
+
+
+def _reap(command: int) -> int | None:
+    """Collect dead children, and return the command's status if it is among them."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == command:
+            return status
+        if pid == 0:
+            return None
+
+
+def _fork_keeper(job: Job, lock: int, adopt: Callable[[Job, list[int]], None]) -> None:
+    """Start a keeper and wait until it holds the lock, or has ended."""
+    ready_out, ready_in = os.pipe()
+    if os.fork() == 0:
+        os.close(ready_out)
+        try:
+            adopt(job, [lock, ready_in])
+        except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
+            job.log_loss()
+        finally:
+            os._exit(0)
+    os.close(ready_in)
+    os.read(ready_out, 1)
+    os.close(ready_out)
 
 
 def _tell(fd: int, line: Record) -> None:
@@ -80,7 +180,9 @@ def _tell(fd: int, line: Record) -> None:
         pass
 
 
-def _become_command(job: Job, request: Record, inheritance: Inheritance, pipes: Pipes) -> NoReturn:
+def _become_command(
+    job: Job, request: Record, inheritance: Inheritance, pipes: Pipes, unborn: int
+) -> NoReturn:
     parameter, subject = request["parameter"], request["argv"][0]
     try:
         os.close(pipes.report_in)
@@ -118,6 +220,7 @@ def _become_command(job: Job, request: Record, inheritance: Inheritance, pipes: 
             },
         )
     finally:
+        os.write(unborn, b"x")
         os._exit(127)
 
 

@@ -30,6 +30,7 @@ TIMED_OUT = "timed_out"
 STOPPED = "stopped"
 LOST = "lost"
 STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST)
+UNSUPERVISED = "unsupervised"  # the reason of a running job that has lost its keeper
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
 # Parts of a specification that may be shown; the others are kept and compared as keyed digests.
@@ -152,7 +153,7 @@ def verdict(evidence: Evidence) -> tuple[str, str | None]:
     if not evidence.same_boot:
         return LOST, "rebooted"
     if evidence.runner or evidence.command:
-        return RUNNING, "unsupervised"
+        return RUNNING, UNSUPERVISED
     return LOST, "killed"
 
 

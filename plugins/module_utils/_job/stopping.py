@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .schema import Record
     from .store import Job
 
+ASK_INTERVAL = 0.5  # seconds between two requests to a keeper that has not begun to end its job
 VERDICT = 3.0  # seconds that a keeper may need for its final record after grace and SIGKILL
 
 
@@ -45,16 +46,19 @@ def stop(job: Job, *, number: int, grace: float, reason: str) -> Record:
     :param reason: for the record: who asked, or what for.
     :raises JobError: something survives; ``survivors`` names it.
     """
+    asked = {"signal": number, "grace": grace, "reason": reason}
+    until = time.monotonic() + grace + tree.KILL_PATIENCE + VERDICT
     while True:
         found = looking.look(job)
         if found["finished"]:
             break
-        if _ask(job, {"signal": number, "grace": grace, "reason": reason}):
-            limit = grace + tree.KILL_PATIENCE + VERDICT
-            if not looking.wait(job, limit, show="none")["finished"] and job.is_held("keeper"):
-                raise JobError("cannot stop job %s: its keeper does not answer" % job.jid)
-        else:
+        if time.monotonic() >= until:
+            raise JobError("cannot stop job %s: its keeper does not answer" % job.jid)
+        if not job.is_held("keeper") and not job.is_held("runner"):
             _end_orphans(job, number, grace, reason)
+        elif job.slot("ending") is None:  # nobody has heard us yet; a keeper may die with our mail
+            _ask(job, asked)
+        looking.wait(job, ASK_INTERVAL, show="none")
     if found.get("survivors"):
         raise JobError(
             "cannot stop job %s: %s" % (job.jid, found["msg"]), survivors=found["survivors"]
@@ -62,19 +66,18 @@ def stop(job: Job, *, number: int, grace: float, reason: str) -> Record:
     return found
 
 
-def _ask(job: Job, request: Record) -> bool:
-    """Tell the keeper through its FIFO; False if there is no keeper."""
-    if not job.is_held("keeper"):
-        return False
+def _ask(job: Job, request: Record) -> None:
+    """Tell the keeper through its FIFO."""
     try:
         fd = job.open_stream("keeper", os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:  # it has just ended: nobody reads any more
-        return False
+    except OSError:  # there is none: the runner will give the job a new one
+        return
     try:
         os.write(fd, json.dumps(request).encode() + b"\n")
+    except OSError:  # it has just died, or its mailbox is full
+        pass
     finally:
         os.close(fd)
-    return True
 
 
 def _end_orphans(job: Job, number: int, grace: float, reason: str) -> None:

@@ -26,6 +26,7 @@ import json
 import os
 import pwd
 import stat
+import sys
 import time
 
 from . import schema
@@ -464,6 +465,21 @@ class Job:
             os.close(fd)
             raise
         return fd
+
+    def log_loss(self) -> None:
+        """Write the exception that is being handled to keeper.log: what ended a process of ours.
+
+        By hand: the module traceback would cost every keeper memory.
+        """
+        kind, error, frame = sys.exc_info()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(
+            os.open("keeper.log", flags, 0o600, dir_fd=self.fd), "w", encoding="utf-8"
+        ) as log:
+            while frame is not None:
+                log.write("%s:%d\n" % (frame.tb_frame.f_code.co_filename, frame.tb_lineno))
+                frame = frame.tb_next
+            log.write("%s: %s\n" % (kind.__name__ if kind else "", error))
 
     def remove(self) -> None:
         """Remove the record, then everything else. What a crash leaves in between has no record and is nobody's job."""

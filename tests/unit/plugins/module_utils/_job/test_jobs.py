@@ -15,9 +15,9 @@ import sys
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking, tree
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.tests.unit.support import request, until
+from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
 
 def everything_below(path):
@@ -175,9 +175,13 @@ def test_what_runs_has_a_record_whenever_the_keeper_is_killed(launcher, tmp_path
         for one in children(process.pid):
             tree.send(one, signal.SIGKILL)
         answer = json.loads(process.stdout.read())["jobs"][0]
-    records = [name for name in os.listdir(launcher.store.path) if name.startswith("j")]
-    assert ("record" in answer) <= (len(records) == 1)
-    assert (tmp_path / "ran").exists() <= (len(records) == 1)
+    jids = [name for name in os.listdir(launcher.store.path) if name.startswith("j")]
+    assert ("record" in answer) <= (len(jids) == 1)
+    final = looking.wait(launcher.store.job(jids[0]), PATIENCE) if jids else None
+    if (tmp_path / "ran").exists():
+        assert final["state"] == "succeeded"
+    else:
+        assert final is None or final["state"] == "lost", "what never ran has no exit status"
 
 
 # -- surroundings of the command --------------------------------------------------------------------------------------
@@ -379,12 +383,88 @@ def test_no_timeout_is_no_deadline(launcher):
 # -- no single death loses a result -----------------------------------------------------------------------------------
 
 
-def test_the_runner_records_the_end_when_the_keeper_is_killed(launcher):
-    job = launcher.shell("sleep 0.5; echo late; exit 4")
-    keeper, _runner = launcher.keeper(job)
-    os.kill(keeper, signal.SIGKILL)
-    assert until(lambda: job.slot("exit"))["status"] == 4 << 8
-    assert not job.read_record()["finished"], "nobody has looked yet"
+def keeper_of(launcher, job):
+    """Return the pid of the job's present keeper: the first one, or the child of the runner that replaced it."""
+    first, runner = launcher.keeper(job)
+    command = job.read_record()["durable_jobs"]["command"]["pid"]
+    table = tree.all_processes().values()
+    later = [one.pid for one in table if one.parent == runner and one.pid != command]
+    return later[0] if later else first
+
+
+def kill_keeper(launcher, job):
+    """Kill the keeper, and wait until the runner has given the job a new one."""
+    old = tree.process(keeper_of(launcher, job))
+    os.kill(old.pid, signal.SIGKILL)
+    until(lambda: not tree.is_alive(old.pid, old.started))
+    until(lambda: job.is_held("keeper"), "a new keeper")
+
+
+def test_a_job_whose_keeper_is_killed_gets_a_new_one_and_loses_nothing(launcher):
+    job = launcher.shell("sleep 1; echo late; exit 4")
+    kill_keeper(launcher, job)
+    record = launcher.finished(job)
+    assert (record["state"], record["rc"], record["stdout"]) == ("failed", 4, "late")
+
+
+def test_keepers_may_be_killed_one_after_the_other(launcher):
+    job = launcher.shell(
+        "while [ ! -e go ]; do sleep 0.05; done; exit 4", chdir=launcher.store.path
+    )
+    for _again in range(3):
+        kill_keeper(launcher, job)
+    with open(os.path.join(launcher.store.path, "go"), "wb"):
+        assert launcher.finished(job)["rc"] == 4
+
+
+def test_the_deadline_holds_for_the_whole_tree_though_the_keeper_is_killed(launcher):
+    job = launcher.shell("setsid sleep 61 & (sleep 62 &) ; sleep 63", timeout=2)
+    kill_keeper(launcher, job)
+    record = launcher.finished(job)
+    assert (record["state"], record["rc"]) == ("timed_out", -15)
+    assert launcher.processes(job) == []
+
+
+def test_the_output_limit_holds_though_the_keeper_is_killed(launcher):
+    line = "while [ ! -e go ]; do sleep 0.05; done; head -c 5000000 /dev/zero; echo end"
+    where = launcher.store.path
+    job = launcher.shell(line, output_limit=100_000, chdir=where)
+    kill_keeper(launcher, job)
+    with open(os.path.join(where, "go"), "wb"):
+        record = launcher.finished(job)
+    assert (record["stdout_bytes"], record["truncated"]) == (5_000_004, True)
+    assert os.stat(job.path("stdout")).st_blocks * 512 < 150_000
+
+
+def test_an_ending_that_its_keeper_did_not_live_to_see_is_seen_through(launcher):
+    job = launcher.shell("trap '' TERM; while :; do sleep 0.1; done", timeout=0.3, grace=1.5)
+    until(lambda: job.slot("ending"))
+    kill_keeper(launcher, job)
+    record = launcher.finished(job)
+    assert (record["state"], record["rc"]) == ("timed_out", -9)
+    assert launcher.processes(job) == []
+
+
+def test_a_job_that_lost_keeper_and_runner_can_be_adopted(launcher):
+    job = launcher.shell("setsid sleep 61 & sleep 62", timeout=2)
+    keeper, runner = launcher.keeper(job)
+    os.kill(runner, signal.SIGSTOP)  # or it would give the job a new keeper first
+    for pid in (keeper, runner):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
+    launcher.raw(adopt=[job.jid])
+    assert job.is_held("keeper")
+    record = launcher.finished(job)
+    assert (record["state"], record["rc"], record["failed"]) == ("timed_out", None, True)
+    assert launcher.processes(job) == []
+
+
+def test_adopting_what_needs_no_keeper_changes_nothing(launcher):
+    running, finished = launcher.shell("sleep 60"), launcher.shell("exit 3")
+    final = launcher.finished(finished)
+    before = running.read_record()
+    launcher.raw(adopt=[running.jid, finished.jid])
+    assert (running.read_record(), finished.read_record()) == (before, final)
 
 
 def test_the_keeper_learns_the_status_when_the_runner_is_killed(launcher):

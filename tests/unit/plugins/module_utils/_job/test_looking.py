@@ -16,6 +16,7 @@ from ansible_collections.durable.jobs.tests.unit.support import until
 
 def kill_all(launcher, job):
     """Kill keeper, runner and command, and wait until the kernel has let go of them."""
+    os.kill(launcher.keeper(job)[1], signal.SIGSTOP)  # or it would give the job a new keeper
     pids = (*launcher.keeper(job), job.read_record()["durable_jobs"]["command"]["pid"])
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -93,19 +94,30 @@ def test_waiters_are_woken_by_a_death(launcher):
     os.waitpid(pid, 0)
 
 
-def test_a_job_without_its_keeper_is_running_and_then_what_its_runner_recorded(launcher):
-    job = launcher.shell("sleep 0.7; echo late; exit 4")
-    os.kill(launcher.keeper(job)[0], signal.SIGKILL)
+def test_an_exit_record_decides_when_nobody_wrote_the_final_one(launcher):
+    job = launcher.shell("sleep 0.5; echo late; exit 4")
+    keeper, runner = launcher.keeper(job)
+    running = job.read_record()
+    os.kill(runner, signal.SIGSTOP)
+    os.kill(keeper, signal.SIGKILL)
     until(lambda: not job.is_held("keeper"))
     found = looking.look(job)
     assert (found["state"], found["reason"], found["rc"]) == ("running", "unsupervised", None)
-    found = looking.wait(job, 60)
-    assert (found["state"], found["rc"], found["stdout"]) == ("failed", 4, "late")
+    os.kill(runner, signal.SIGCONT)
+    final = looking.wait(job, 60)
+    assert (final["state"], final["rc"], final["stdout"]) == ("failed", 4, "late")
+    until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
+    with open(job.results_file, "w", encoding="utf-8") as target:
+        json.dump(running, target)
+    assert looking.look(job, settle=False)["rc"] == 4
+    assert job.read_record()["finished"] is False, "a look that must not write has not written"
+    assert looking.look(job)["rc"] == 4
     assert job.read_record()["rc"] == 4
 
 
 def test_an_orphaned_command_is_running_until_it_is_gone(launcher):
     job = launcher.shell("exec sleep 60")
+    os.kill(launcher.keeper(job)[1], signal.SIGSTOP)
     for pid in launcher.keeper(job):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not job.is_held("runner"))

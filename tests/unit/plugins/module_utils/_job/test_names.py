@@ -149,6 +149,7 @@ def test_a_lost_job_counts_as_failed(launcher):
     only(launcher, named("sleep 60"))
     job = launcher.jobs[-1]
     pids = (*launcher.keeper(job), job.read_record()["durable_jobs"]["command"]["pid"])
+    os.kill(pids[1], signal.SIGSTOP)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     until(lambda: looking.look(job)["finished"])
@@ -194,6 +195,7 @@ def test_replace_stops_the_whole_tree_before_the_new_job_starts(launcher):
 def test_replace_ends_a_job_that_has_lost_its_keeper_and_its_runner(launcher):
     only(launcher, named("setsid sleep 61 & trap '' TERM; while :; do sleep 1; done", grace=0.5))
     old = launcher.jobs[-1]
+    os.kill(launcher.keeper(old)[1], signal.SIGSTOP)  # or it would give the job a new keeper
     for pid in launcher.keeper(old):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not old.is_held("keeper") and not old.is_held("runner"))
@@ -207,7 +209,6 @@ def test_replace_ends_a_job_that_has_lost_its_keeper_and_its_runner(launcher):
 def test_stopping_works_whoever_is_dead(launcher, victim):
     job = launcher.shell("setsid sleep 61 & sleep 62")
     os.kill(launcher.keeper(job)[victim], signal.SIGKILL)
-    until(lambda: not job.is_held(("keeper", "runner")[victim]))
     final = stopping.stop(job, number=signal.SIGTERM, grace=5, reason="asked by a test")
     assert (final["state"], final["rc"], final["reason"]) == ("stopped", -15, "asked by a test")
     assert launcher.processes(job) == []
@@ -236,7 +237,9 @@ def crowd(launcher, *requests):
     arguments = [sys.executable, "-I", "-S", launcher.program]
     with contextlib.ExitStack() as stack:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        processes = [stack.enter_context(subprocess.Popen(arguments, **pipes)) for _ in requests]
+        processes = [
+            stack.enter_context(subprocess.Popen(arguments, **pipes)) for _request in requests
+        ]
         for process, asked in zip(processes, requests):
             data = {"async_dir": launcher.store.path, "jobs": [asked]}
             process.stdin.write(json.dumps(data).encode())
