@@ -13,12 +13,8 @@ import pathlib
 import sqlite3
 import sys
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import List
 
-
-def problems(path: pathlib.Path) -> List[str]:
+def problems(path: pathlib.Path) -> list[str]:
     """Return what is wrong with a database; an empty list if nothing is."""
     # Read-only, so that a missing file is an error instead of a new empty database.
     connection = sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True)

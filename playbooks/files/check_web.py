@@ -14,12 +14,8 @@ import time
 import urllib.error
 import urllib.request
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Optional
 
-
-def probe(url: str, *, timeout: float, expect: str) -> Optional[str]:
+def probe(url: str, *, timeout: float, expect: str) -> str | None:
     """Ask once. Return what is wrong with the answer, or None."""
     # Whoever checks a server on this machine does not want to check a proxy elsewhere.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
