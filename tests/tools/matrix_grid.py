@@ -40,7 +40,8 @@ def show(wanted: dict[str, Iterable[str]], pythons: Iterable[str]) -> bool:
             words.append(f"{word:>8}")
         print(f"{row:<{width}}", *words)
     print("(absent: this machine has no such interpreter)")
-    print(f"{counts['passed']} passed, {counts['FAILED']} failed, {counts['absent']} skipped")
+    summary = f"{counts['passed']} passed, {counts['FAILED']} failed, {counts['absent']} skipped"
+    print(summary, flush=True)
     shutil.rmtree(RECORDS, ignore_errors=True)
     return not counts["FAILED"]
 
