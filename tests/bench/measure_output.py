@@ -24,7 +24,7 @@ QUICK_SIZES = (5, 50)
 HOST = "local_pipelined"
 BUILTIN_NEEDS = 12  # times the output, in bytes of memory
 TEDIOUS = 0.01  # seconds for a look at the memory
-GIVE_UP = 60.0  # seconds after which a job that is still at it is ended
+GIVE_UP = 45.0  # seconds after which a job that is still at it is ended
 AIM_GROWTH = 1.1
 LINE = "0123456789abcdef" * 4
 
