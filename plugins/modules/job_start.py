@@ -360,9 +360,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._argspec import check_range, open_store, unshown_invocation
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
-from ..module_utils._job.looking import present, unknown
 from ..module_utils._launch import JOB_SPEC, ONE_COMMAND, build_request, launch, unneeded
-from ..module_utils._naming import diff, found, predict, specification
 from ..module_utils._plan import poll_plan
 
 TYPE_CHECKING = False
@@ -378,39 +376,46 @@ def run(module: AnsibleModule) -> Record:
     always = {"attached": False, "poll": poll_plan(params["timeout"], grace=params["grace"])}
     skip = unneeded(params)
     if skip is not None:
-        nothing = present(unknown(schema.PREDICTED_JID))
+        nothing = schema.present(schema.unknown(schema.PREDICTED_JID))
         return dict(nothing, **always, changed=False, skipped=True, msg=skip)
     if module.check_mode:
-        return dict(always, **predicted(module, request))
+        return dict(always, **_predicted(module, request))
     where = open_store(module, create=True)
     if request["name"] is not None:
-        request["spec"] = specification(request, where.secret())
+        # Imported here, and not by every launch: what a module imports is compiled in every run.
+        from ..module_utils import _naming
+
+        request["spec"] = _naming.specification(request, where.secret())
         if module._diff:
-            always["diff"] = diff(where, request, create=True)
+            always["diff"] = _naming.diff(where, request, create=True)
     answer = launch(module, where, [request])[0]
     if "error" in answer:
         raise JobError(**answer["error"])
     if "decision" in answer:
-        return dict(always, **found(where.job(answer["jid"]), answer["decision"], settle=True))
-    return dict(always, **dict(present(answer["record"]), changed=True))
+        job = where.job(answer["jid"])
+        return dict(always, **_naming.found(job, answer["decision"], settle=True))
+    return dict(always, **dict(schema.present(answer["record"]), changed=True))
 
 
-def predicted(module: AnsibleModule, request: Record) -> Record:
+def _predicted(module: AnsibleModule, request: Record) -> Record:
     """Return what a launch would return, without changing anything."""
+    from ..module_utils import _naming
+
     try:
         where = open_store(module, create=False)
     except FileNotFoundError:  # a real run would make it
         where = None
-    decision, job = predict(where, request)
+    decision, job = _naming.predict(where, request)
     result: Record
     if job is not None and decision in (schema.ATTACH, schema.KEEP):
-        result = found(job, decision, settle=False)
+        result = _naming.found(job, decision, settle=False)
     else:
-        nothing = unknown(schema.PREDICTED_JID)
+        nothing = schema.unknown(schema.PREDICTED_JID)
         nothing.update({key: request[key] for key in ("name", "cmd", "timeout")}, finished=False)
-        result = dict(present(nothing), changed=True, msg="would %s the job" % decision)
+        text = "would %s the job" % decision
+        result = dict(schema.present(nothing), changed=True, msg=text)
     if module._diff and where is not None and request["name"] is not None:
-        result["diff"] = diff(where, request, create=False)
+        result["diff"] = _naming.diff(where, request, create=False)
     return result
 
 

@@ -256,8 +256,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
-from ..module_utils._job.looking import look, present, unknown, wait
-from ..module_utils._launch import adopt
+from ..module_utils._job.looking import look, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -271,26 +270,33 @@ def run(module: AnsibleModule) -> Record:
     check_range(module, "wait")
     if params["jid"] == schema.PREDICTED_JID:
         text = "there is no job to look at: it was not launched (check mode, creates or removes)"
-        return dict(present(unknown(params["jid"])), skipped=True, msg=text)
+        return dict(schema.present(schema.unknown(params["jid"])), skipped=True, msg=text)
     cleanup = params["mode"] == "cleanup"
     settle = not module.check_mode
     try:
         job = _job(module)
         if settle and look(job, show="none")["reason"] == schema.UNSUPERVISED:
-            adopt(module, job.store, [job.jid])
+            _adopt(module, job)
         if not cleanup:
             return wait(job, params["wait"], show=params["output"], settle=settle)
         found = look(job, settle=settle)
     except (FileNotFoundError, store.MissingRecord):
         if cleanup:
-            return present(unknown(params["jid"]))
+            return schema.present(schema.unknown(params["jid"]))
         raise _not_found(module) from None
     if not found["finished"]:
         why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
         return dict(found, failed=True, msg=why % (job.jid, found["state"]))
     if not module.check_mode:
         job.remove()
-    return dict(present(unknown(job.jid)), changed=True, erased=job.results_file)
+    return dict(schema.present(schema.unknown(job.jid)), changed=True, erased=job.results_file)
+
+
+def _adopt(module: AnsibleModule, job: Job) -> None:
+    # Imported here, and not by every look: what a module imports is compiled in every run.
+    from ..module_utils._launch import adopt
+
+    adopt(module, job.store, [job.jid])
 
 
 def _job(module: AnsibleModule) -> Job:
@@ -336,7 +342,7 @@ def main() -> None:
     try:
         result = run(module)
     except JobError as error:
-        nothing = present(unknown(module.params["jid"]))
+        nothing = schema.present(schema.unknown(module.params["jid"]))
         result = dict(nothing, **error.details)
         result.update(msg=error.msg, failed=True)
     if result.get("failed"):

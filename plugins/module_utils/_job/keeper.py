@@ -79,7 +79,7 @@ class Keeper:
         self.job.furnish()
         limit = self.request["output_limit"]
         self._limiters = [
-            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in output.STREAMS
+            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in schema.STREAMS
         ]
         lock = self.job.lock("keeper")
         if lock is None:
@@ -179,7 +179,7 @@ class Keeper:
         self.command = private["command"]["pid"]
         limit = self.request["output_limit"]
         self._limiters = [
-            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in output.STREAMS
+            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in schema.STREAMS
         ]
         self.ending = self.job.slot("ending")
         self._watch = self.job.watch("runner") or -1
@@ -324,7 +324,7 @@ class Keeper:
 
     def _conclude(self) -> None:
         self._limit_output()
-        hidden = dict.fromkeys(output.STREAMS, schema.HIDDEN)
+        hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
         streams = hidden if self.record[schema.PRIVATE]["no_log"] else self._excerpts()
         state, reason = ("exited", None) if self.exited is not None else (schema.LOST, "killed")
         final = schema.finish(
@@ -341,7 +341,7 @@ class Keeper:
 
     def _excerpts(self) -> Record:
         found: Record = {"truncated": False}
-        for name, limiter in zip(output.STREAMS, self._limiters):
+        for name, limiter in zip(schema.STREAMS, self._limiters):
             limit = min(schema.EMBED_LIMIT, limiter.limit or schema.EMBED_LIMIT)
             found[name], found[name + "_bytes"], cut = output.excerpt(limiter.fd, limit)
             found["truncated"] = found["truncated"] or cut

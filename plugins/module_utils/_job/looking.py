@@ -29,7 +29,7 @@ def look(job: Job, *, show: str = "full", settle: bool = True) -> Record:
     :param settle: write a verdict that is final down, so that every later reader sees the same.
     :raises MissingRecord: there is no such job.
     """
-    return present(judged(job, show=show, settle=settle), show)
+    return schema.present(judged(job, show=show, settle=settle), show)
 
 
 def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:
@@ -120,9 +120,9 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
 def streams(job: Job, record: Record, limit: int) -> Record:
     """Return what the files hold of a job's output, as keys of the job dictionary."""
     if record[schema.PRIVATE]["no_log"]:
-        return dict.fromkeys(output.STREAMS, schema.HIDDEN)
+        return dict.fromkeys(schema.STREAMS, schema.HIDDEN)
     found: Record = {"truncated": False}
-    for name in output.STREAMS:
+    for name in schema.STREAMS:
         try:
             fd = job.open_stream(name, os.O_RDONLY)
         except OSError:
@@ -156,7 +156,7 @@ def _reconcile(job: Job, final: Record) -> Record:
 
 def _damaged(job: Job, why: str) -> Record:
     """Return the dictionary of a job whose record cannot be read: what the exit record knows, or that it is lost."""
-    found = unknown(job.jid)
+    found = schema.unknown(job.jid)
     found.update(
         started=True,
         results_file=job.results_file,
@@ -185,7 +185,7 @@ def _damaged(job: Job, why: str) -> Record:
 def _from_builtin(job: Job, record: Record) -> Record:
     """Return the dictionary of a job that ``async`` launched; its record is the result of any module."""
     finished = "started" not in record or bool(record.get("finished"))
-    found = unknown(job.jid)
+    found = schema.unknown(job.jid)
     found.update((key, value) for key, value in record.items() if not key.startswith("_ansible_"))
     failed = finished and bool(record.get("failed"))
     state = schema.SUCCEEDED if finished else schema.RUNNING
@@ -209,31 +209,3 @@ def _from_builtin(job: Job, record: Record) -> Record:
         user=store.user_name(os.geteuid()),
     )
     return found
-
-
-def unknown(jid: str) -> Record:
-    """Return the job dictionary of which nothing is known but the id."""
-    keys = (
-        "name state rc signal reason cmd start end delta elapsed timeout deadline stdout_bytes stderr_bytes "
-        "stdout_file stderr_file results_file containment user progress"
-    )
-    found: Record = dict.fromkeys(keys.split())
-    found.update(
-        ansible_job_id=jid, started=False, finished=True, stdout="", stderr="", truncated=False
-    )
-    return found
-
-
-def present(record: Record, show: str = "full") -> Record:
-    """Return what a result shows of a record: no private part, as much output as asked for, and its lines."""
-    shown = {key: value for key, value in record.items() if key != schema.PRIVATE}
-    shown.setdefault("changed", False)
-    shown.setdefault(
-        "failed", False
-    )  # ansible-core takes an rc that is not 0, also null, for a failure unless it is told
-    shown["erased"] = None
-    for name in output.STREAMS:
-        text = str(shown.get(name) or "")
-        shown[name] = {"full": text, "tail": output.tail_text(text), "none": ""}[show]
-        shown[name + "_lines"] = shown[name].splitlines()
-    return shown

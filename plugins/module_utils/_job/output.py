@@ -19,8 +19,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     pass
 
-STREAMS = ("stdout", "stderr")
-TAIL_BYTES = 4096  # what `output: tail` shows of each stream
 # Seconds between two looks at the size: disk use stays within limit plus one second of writing.
 CHECK_INTERVAL = 0.8
 
@@ -84,14 +82,6 @@ def excerpt(fd: int, limit: int) -> tuple[str, int, bool]:
     head = head.encode("utf-8")[:half].decode("utf-8", "ignore")
     tail = tail.encode("utf-8")[-half:].decode("utf-8", "ignore") if half else ""
     return (head + _MARK % (tail_from - head_to) + tail).rstrip("\r\n"), size, True
-
-
-def tail_text(text: str, limit: int = TAIL_BYTES) -> str:
-    """Return the end of a text, from the beginning of a line where there is one."""
-    if len(text) <= limit:
-        return text
-    end = text[-limit:]
-    return end.partition("\n")[2] or end
 
 
 def _skip_continuation(data: bytes) -> bytes:

@@ -12,3 +12,6 @@ import sys
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     importlib.import_module("_job.launcher").main()
+    # The module waits for our end, and there is nothing that an orderly shutdown would do for us.
+    sys.stdout.flush()
+    os._exit(0)

@@ -33,6 +33,8 @@ STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST)
 UNSUPERVISED = "unsupervised"  # the reason of a running job that has lost its keeper
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
+STREAMS = ("stdout", "stderr")
+TAIL_BYTES = 4096  # what `output: tail` shows of each stream
 # Parts of a specification that may be shown; the others are kept and compared as keyed digests.
 SHOWN_SPEC = ("chdir", "timeout", "grace", "stop_signal", "umask", "nice", "output_limit")
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
@@ -324,3 +326,38 @@ def message(job: Record) -> str:
     last = (job.get("stderr") or "") if shown else ""
     last = last.rstrip().rpartition("\n")[2].strip()
     return "%s; last line of stderr: %s" % (why, last[:300]) if last else why
+
+
+def unknown(jid: str) -> Record:
+    """Return the job dictionary of which nothing is known but the id."""
+    keys = (
+        "name state rc signal reason cmd start end delta elapsed timeout deadline stdout_bytes stderr_bytes "
+        "stdout_file stderr_file results_file containment user progress"
+    )
+    found: Record = dict.fromkeys(keys.split())
+    found.update(
+        ansible_job_id=jid, started=False, finished=True, stdout="", stderr="", truncated=False
+    )
+    return found
+
+
+def present(record: Record, show: str = "full") -> Record:
+    """Return what a result shows of a record: no private part, as much output as asked for, and its lines."""
+    shown = {key: value for key, value in record.items() if key != PRIVATE}
+    shown.setdefault("changed", False)
+    # ansible-core takes an rc that is not 0, also null, for a failure unless it is told.
+    shown.setdefault("failed", False)
+    shown["erased"] = None
+    for name in STREAMS:
+        text = str(shown.get(name) or "")
+        shown[name] = {"full": text, "tail": tail_text(text), "none": ""}[show]
+        shown[name + "_lines"] = shown[name].splitlines()
+    return shown
+
+
+def tail_text(text: str, limit: int = TAIL_BYTES) -> str:
+    """Return the end of a text, from the beginning of a line where there is one."""
+    if len(text) <= limit:
+        return text
+    end = text[-limit:]
+    return end.partition("\n")[2] or end

@@ -342,7 +342,6 @@ class Job:
         data = json.dumps(record).encode()
         _write_new(self.fd, "first", data)
         self._reserve("record", len(data) + SLOT_BYTES)
-        os.fsync(self.fd)
         self._install("first")
 
     def conclude(self, record: Record) -> None:

@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils import _launch
+from ansible_collections.durable.jobs.plugins.module_utils import _job, _launch
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
 
@@ -17,6 +19,11 @@ def params(**given):
 
 def build(**given):
     return _launch.build_request(params(**given), no_log=False)
+
+
+def test_the_engine_is_the_whole_package():
+    files = Path(_job.__file__).parent.glob("*.py")
+    assert sorted(_launch.ENGINE) == sorted(path.stem for path in files)
 
 
 @pytest.mark.parametrize(

@@ -110,9 +110,3 @@ def test_nothing_is_read_with_limit_0(stream):
     assert output.excerpt(stream, 0) == ("", 0, False)
     fill(stream, b"x")
     assert output.excerpt(stream, 0) == ("", 1, True)
-
-
-def test_tail_text_begins_with_a_line():
-    assert output.tail_text("short") == "short"
-    assert output.tail_text("first line\nsecond\nthird", 14) == "second\nthird"
-    assert output.tail_text("x" * 50, 10) == "x" * 10

@@ -182,3 +182,9 @@ def test_the_message_names_survivors():
     ending = {**ENDING, "survivors": [{"pid": 7, "name": "stuck"}]}
     final = schema.finish(record(), state="lost", reason=None, exited=None, ending=ending)
     assert "stuck (pid 7)" in final["msg"] and final["rc"] is None
+
+
+def test_tail_text_begins_with_a_line():
+    assert schema.tail_text("short") == "short"
+    assert schema.tail_text("first line\nsecond\nthird", 14) == "second\nthird"
+    assert schema.tail_text("x" * 50, 10) == "x" * 10
