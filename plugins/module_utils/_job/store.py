@@ -349,26 +349,37 @@ class Job:
 
         Only the holder of the keeper's lock may call this.
         """
+        data = json.dumps(record).encode()
+        without_output = json.dumps(dict(record, stdout="", stderr="", truncated=True)).encode()
         try:
-            fd = os.open("record", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+            fd = self._open_final()
         except (
             FileNotFoundError
-        ):  # used up by a predecessor that died before the rename took place, or after it
-            self._reserve("record", SLOT_BYTES)
-            fd = os.open("record", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        ):  # somebody has removed the folder: the record itself is still there
+            scratch = ".%s.final" % self.jid
+            _write_new(self.store.fd, scratch, data)
+            os.rename(scratch, self.jid, src_dir_fd=self.store.fd, dst_dir_fd=self.store.fd)
+            os.fsync(self.store.fd)
+            return
         try:
             try:
-                write_all(fd, json.dumps(record).encode())
+                write_all(fd, data)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                write_all(
-                    fd, json.dumps(dict(record, stdout="", stderr="", truncated=True)).encode()
-                )
+                write_all(fd, without_output)
             os.fsync(fd)
         finally:
             os.close(fd)
         self._install("record")
+
+    def _open_final(self) -> int:
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open("record", flags, dir_fd=self.fd)
+        except FileNotFoundError:  # used up by a predecessor that died before it was done
+            self._reserve("record", SLOT_BYTES)
+            return os.open("record", flags, dir_fd=self.fd)
 
     # -- slots ------------------------------------------------------------------------------------------------------
 
@@ -500,7 +511,12 @@ class Job:
     def _reserve(self, name: str, size: int) -> None:
         fd = os.open(name, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=self.fd)
         try:
-            os.posix_fallocate(fd, 0, size)
+            try:
+                os.posix_fallocate(fd, 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                write_all(fd, bytes(size))  # a C library that does not emulate it
         finally:
             os.close(fd)
 

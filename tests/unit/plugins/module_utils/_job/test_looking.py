@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -124,6 +125,18 @@ def test_an_orphaned_command_is_running_until_it_is_gone(launcher):
     assert looking.look(job)["reason"] == "unsupervised"
     os.kill(job.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
     assert looking.wait(job, 60)["state"] == "lost"
+
+
+def test_a_folder_removed_under_a_running_job_costs_no_result(launcher):
+    job = launcher.shell(
+        "echo so far; while [ ! -e go ]; do sleep 0.05; done; exit 3", chdir=launcher.store.path
+    )
+    shutil.rmtree(os.path.dirname(job.path("stdout")))
+    found = looking.look(launcher.store.job(job.jid))
+    assert (found["state"], found["reason"]) == ("running", "unsupervised")
+    with open(os.path.join(launcher.store.path, "go"), "wb"):
+        final = launcher.finished(job)
+    assert (final["state"], final["rc"], final["stdout"]) == ("failed", 3, "so far")
 
 
 def test_after_a_reboot_a_job_is_lost(launcher):
