@@ -10,6 +10,7 @@ import json
 
 from ._job import looking, schema
 from ._job.errors import JobError
+from ._job.store import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,10 +51,11 @@ def predict(where: Store | None, request: Record) -> tuple[str, Job | None]:
     :param where: None if the async dir is not there yet.
     :raises JobError: the launch would be refused.
     """
-    job = None if where is None or request["name"] is None else where.latest(request["name"])
-    if where is None or job is None:
+    if where is None or request["name"] is None:
         return schema.START, None
-    record = looking.judged(job, settle=False)
+    job, record = looking.latest(where, request["name"], settle=False)
+    if job is None or record is None:
+        return schema.START, None
     spec = specification(request, key_of(where, create=False))
     decision = schema.decide(
         record, spec, on_conflict=request["on_conflict"], rerun=request["rerun"]
@@ -65,8 +67,14 @@ def predict(where: Store | None, request: Record) -> tuple[str, Job | None]:
 
 
 def found(job: Job, decision: str, *, settle: bool) -> Record:
-    """Return the result of a launch that started nothing because there was a job already."""
-    result = dict(looking.look(job, settle=settle), changed=False, attached=False)
+    """Return the result of a launch that started nothing because there was a job already.
+
+    :raises JobError: it has been cleaned up at this moment.
+    """
+    try:
+        result = dict(looking.look(job, settle=settle), changed=False, attached=False)
+    except MissingRecord:
+        raise JobError("job %s has been removed just now; launch it again" % job.jid) from None
     if decision == schema.ATTACH:
         text = "attached to job %s (%s)" % (result["name"], result["ansible_job_id"])
         result.update(attached=True, failed=False, msg=text)
@@ -78,10 +86,9 @@ def diff(where: Store, request: Record, *, create: bool) -> Record:
 
     :param create: whether the async dir's key may be made, see ``key_of``.
     """
-    job = where.latest(request["name"])
+    _job, record = looking.latest(where, request["name"], settle=False)
     before: Record = {"cmd": None}
-    if job is not None:
-        record = looking.judged(job, settle=False)
+    if record is not None:
         before = _shown(record.get(schema.PRIVATE, {}).get("spec") or {}, record["cmd"])
     cmd = schema.HIDDEN if request["no_log"] else request["cmd"]
     after = _shown(specification(request, key_of(where, create=create)), cmd)

@@ -281,8 +281,12 @@ def run(module: AnsibleModule) -> Record:
             return wait(job, params["wait"], show=params["output"], settle=settle)
         found = look(job, settle=settle)
     except (FileNotFoundError, store.MissingRecord):
+        nothing = schema.present(schema.unknown(params["jid"]))
         if cleanup:
-            return schema.present(schema.unknown(params["jid"]))
+            return nothing
+        if module.check_mode and params["name"] is not None:
+            text = "there is no job of that name; the launch before may be one that check mode left out"
+            return dict(nothing, skipped=True, msg=text)
         raise _not_found(module) from None
     if not found["finished"]:
         why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"

@@ -152,8 +152,7 @@ def _without_launch(store: Store, request: Record) -> Record | None:
     """Answer a request whose name says that there is nothing to launch; None if there is."""
     if request["name"] is None:
         return None
-    job = store.latest(request["name"])
-    record = None if job is None else looking.judged(job)
+    job, record = looking.latest(store, request["name"])
     decision = schema.decide(
         record, request["spec"], on_conflict=request["on_conflict"], rerun=request["rerun"]
     )
@@ -163,7 +162,7 @@ def _without_launch(store: Store, request: Record) -> Record | None:
         differs = schema.differing(record, request["spec"])
         return _error(JobError(schema.conflict_message(record, request["spec"]), differs=differs))
     if decision == schema.REPLACE:
-        private = record[schema.PRIVATE]
+        private = record.get(schema.PRIVATE) or request  # a damaged record has no private part
         try:
             stopping.stop(
                 job, number=private["stop_signal"], grace=private["grace"], reason="replaced"

@@ -14,7 +14,7 @@ from . import output, schema, store, tree
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .schema import Record
-    from .store import Job
+    from .store import Job, Store
 
 # Seconds between two looks at a job whose end nobody announces: the builtin's, or one whose command
 # has been orphaned.
@@ -44,6 +44,19 @@ def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:
         return record if record["finished"] else _judge(job, record, show, settle)
     except store.DamagedRecord as damage:
         return _damaged(job, str(damage))
+
+
+def latest(
+    where: Store, name: str, *, settle: bool = True
+) -> tuple[Job, Record] | tuple[None, None]:
+    """Return the latest job of a name and its record as :func:`judged` gives it; two times None if there is none."""
+    job = where.latest(name)
+    if job is not None:
+        try:
+            return job, judged(job, settle=settle)
+        except store.MissingRecord:  # cleaned up at this moment
+            pass
+    return None, None
 
 
 def wait(job: Job, seconds: float, *, show: str = "full", settle: bool = True) -> Record:

@@ -82,6 +82,11 @@ def test_attaching_shows_the_live_job_and_keeping_the_recorded_one(launcher, run
     )
 
 
+def test_a_job_that_is_removed_at_this_moment_is_told_of(launcher):
+    with pytest.raises(JobError, match="removed just now"):
+        _naming.found(launcher.store.job("j1.2"), "keep", settle=True)
+
+
 def test_a_diff_masks_secrets(launcher, running):
     running(env={"PASSWORD": "s3cret-1"}, stdin="s3cret-2")
     shown = _naming.diff(

@@ -178,6 +178,24 @@ def test_a_cleaned_up_job_is_no_longer_meant(launcher):
     assert latest(launcher) is None
 
 
+def test_a_name_whose_record_is_damaged_can_be_launched_again(launcher):
+    only(launcher, named("true"))
+    launcher.finished(launcher.jobs[-1])
+    with open(launcher.jobs[-1].results_file, "wb"):
+        pass
+    assert "record" in only(launcher, named("true"))
+
+
+def test_a_live_job_whose_record_is_damaged_conflicts_and_can_be_replaced(launcher):
+    only(launcher, named("sleep 61"))
+    old = launcher.jobs[-1]
+    with open(old.results_file, "wb"):
+        pass
+    assert "error" in only(launcher, named("sleep 61"))
+    assert "record" in only(launcher, named("sleep 61", on_conflict="replace"))
+    assert launcher.processes(old) == []
+
+
 # -- replacing --------------------------------------------------------------------------------------------------------
 
 
