@@ -166,11 +166,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(requires=["collection"])
 def faults(session: nox.Session) -> None:
-    """Run the fault tests: kill, fill, reboot (arguments go to pytest)."""
-    if not (ROOT / "tests" / "faults").is_dir():
-        session.skip("there are no fault tests yet")
+    """Run the fault tests, and the unit tests of names many times (arguments go to pytest)."""
     session.install(core_package(CORE), "pytest>=8,<10", "PyYAML")
-    run_pytest(session, *(session.posargs or ["tests/faults"]))
+    session.env["DURABLE_JOBS_ROUNDS"] = os.environ.get("DURABLE_JOBS_ROUNDS", "200")
+    run_pytest(session, *(session.posargs or ["tests/faults", f"{WORKER_TESTS}/test_names.py"]))
 
 
 @nox.session(python=[python for python in TARGET_PYTHONS if python in PYTHONS])
