@@ -36,6 +36,7 @@ class Controller:
     def __init__(self, folder, variables):
         self.folder = folder
         self.jobs = folder / "jobs"
+        self.times = []  # see undisturbed
         inventory = {"all": {"hosts": {"target": variables}}}
         (folder / "inventory.yml").write_text(json.dumps(inventory))
         self.environment = {
@@ -96,13 +97,11 @@ def reached(connection, folder):
 
 @pytest.fixture(scope="module")
 def controller(request):
-    with (
-        tempfile.TemporaryDirectory(prefix="durable_fault.") as path,
-        reached(request.param, Path(path)) as variables,
-    ):
-        controller = Controller(Path(path), variables)
-        controller.times = undisturbed(controller)
-        yield controller
+    with tempfile.TemporaryDirectory(prefix="durable_fault.") as path:
+        with reached(request.param, Path(path)) as variables:
+            controller = Controller(Path(path), variables)
+            controller.times = undisturbed(controller)
+            yield controller
 
 
 def undisturbed(controller):
@@ -144,7 +143,10 @@ def kill(play):
     indirect=["controller"],
 )
 def test_a_play_that_was_killed_is_run_again(controller, number, record_property):
-    """ansible-playbook is killed while it launches or waits | run again, it joins its jobs: each command ran once, and its result is shown"""
+    """
+    ansible-playbook is killed while it launches or waits
+    | run again, it joins its jobs: each command ran once, and its result is shown
+    """
     first, second, end = controller.times
     rng = random.Random(f"{SEED} {number}")
     moment = rng.uniform(first / 2, second) if number % 2 else rng.uniform(second, end)
