@@ -77,13 +77,14 @@ class Controller:
 
 
 @contextlib.contextmanager
-def reached(connection, folder):
-    """Yield the variables of a host that is reached so; skip where it cannot be."""
-    variables = {
-        "ansible_python_interpreter": os.path.realpath(sys.executable),
-        "ansible_async_dir": str(folder / "jobs"),
-    }
+def reached(connection):
+    """Yield a folder, and the variables of a host that is reached so; skip where it cannot be."""
     with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="durable_fault.")))
+        variables = {
+            "ansible_python_interpreter": os.path.realpath(sys.executable),
+            "ansible_async_dir": str(folder / "jobs"),
+        }
         if connection == "ssh":
             try:
                 variables.update(stack.enter_context(sshd.running(folder)))
@@ -92,16 +93,15 @@ def reached(connection, folder):
                 pytest.skip(str(error))
         else:
             variables["ansible_connection"] = "local"
-        yield variables
+        yield folder, variables
 
 
 @pytest.fixture(scope="module")
 def controller(request):
-    with tempfile.TemporaryDirectory(prefix="durable_fault.") as path:
-        with reached(request.param, Path(path)) as variables:
-            controller = Controller(Path(path), variables)
-            controller.times = undisturbed(controller)
-            yield controller
+    with reached(request.param) as (folder, variables):
+        controller = Controller(folder, variables)
+        controller.times = undisturbed(controller)
+        yield controller
 
 
 def undisturbed(controller):
