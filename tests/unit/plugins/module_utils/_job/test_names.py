@@ -277,7 +277,7 @@ def test_of_fifty_launches_at_once_one_starts_and_the_others_attach(launcher, _r
     started = [job.jid for job in launcher.jobs]
     assert len(started) == 1
     assert [one["jid"] for one in answers if "jid" in one] == started * 49
-    until((tmp_path / "ran").exists)
+    until(lambda: os.path.exists(tmp_path / "ran") and (tmp_path / "ran").read_text())
     assert (tmp_path / "ran").read_text() == "\n"
 
 
@@ -303,7 +303,7 @@ def test_whoever_decides_may_be_killed_at_any_moment(launcher, _round, tmp_path)
     answer = only(launcher, asked)
     if "jid" in answer:
         launcher.jobs.append(launcher.store.job(answer["jid"]))
-    until((tmp_path / "ran").exists)
+    until(lambda: os.path.exists(tmp_path / "ran") and (tmp_path / "ran").read_text())
     assert (tmp_path / "ran").read_text() == "\n", "it ran once, whoever started it"
     assert [
         one for one in tree.all_processes().values() if one.parent == os.getpid() and one.zombie
