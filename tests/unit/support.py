@@ -93,6 +93,22 @@ class Launcher:
         """Launch one line of shell."""
         return self("/bin/sh", "-c", line, **changes)
 
+    def gated(self, line, **changes):
+        """Launch a line of shell that runs when :meth:`release` has been called, however slow the machine is."""
+        changes.setdefault("chdir", self.store.path)
+        return self.shell("until [ -e go ]; do sleep 0.02; done; " + line, **changes)
+
+    def release(self):
+        """Let the jobs go on that wait at their gate."""
+        with open(os.path.join(self.store.path, "go"), "wb"):
+            pass
+
+    def ready(self, line, **changes):
+        """Launch a line of shell and return when it has written something."""
+        job = self.shell(line, **changes)
+        until(lambda: os.stat(job.path("stdout")).st_size, "the first output")
+        return job
+
     def finished(self, job):
         """Wait for the keeper's final record and return it."""
         return until(

@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, tree
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
@@ -314,64 +314,49 @@ def test_a_record_embeds_at_most_1_mib(launcher):
 
 def test_a_deadline_ends_the_whole_tree_and_keeps_the_output(launcher):
     line = "echo before; setsid sleep 61 & (sleep 62 &) ; setsid sh -c 'setsid sleep 63 & exit' ; sleep 64"
-    job = launcher.shell(line, timeout=0.5)
+    job = launcher.ready(line, timeout=2)
     record = launcher.finished(job)
-    assert (record["state"], record["rc"], record["signal"], record["stdout"]) == (
-        "timed_out",
-        -15,
-        "SIGTERM",
-        "before",
-    )
-    assert record["failed"] and record["survivors"] == [] and "limit of 0.5 s" in record["msg"]
+    assert (record["state"], record["rc"], record["signal"]) == ("timed_out", -15, "SIGTERM")
+    assert (record["stdout"], record["survivors"], record["failed"]) == ("before", [], True)
+    assert "limit of 2 s" in record["msg"]
     assert launcher.processes(job) == []
 
 
 @pytest.mark.parametrize(
     ("line", "rc"),
     [
-        ("trap '' TERM; while :; do sleep 1; done", -9),
-        ("trap 'echo caught; exit 0' TERM; while :; do sleep 0.1; done", -15),
-        ("trap 'exit 7' TERM; while :; do sleep 0.1; done", 7),
-        ("kill -STOP $$", -15),
+        ("trap '' TERM; echo ready; while :; do sleep 1; done", -9),
+        ("trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done", -15),
+        ("trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done", 7),
+        ("echo ready; kill -STOP $$", -15),
     ],
     ids=["ignores", "exits-0", "exits-7", "stopped"],
 )
-def test_however_a_command_takes_it_it_has_timed_out(launcher, line, rc):
-    job = launcher.shell(line, timeout=0.3, grace=0.7)
-    record = launcher.finished(job)
-    assert (record["state"], record["rc"]) == ("timed_out", rc)
+def test_however_a_command_takes_it_it_is_ended(launcher, line, rc):
+    job = launcher.ready(line)
+    record = stopping.stop(job, number=signal.SIGTERM, grace=0.7, reason="test")
+    assert (record["state"], record["rc"]) == ("stopped", rc)
     assert launcher.processes(job) == []
 
 
 def test_children_that_fork_while_being_killed_are_killed(launcher):
-    job = launcher.shell(
-        "trap '' TERM; spawn() { trap '' TERM; while :; do (sleep 0.05; sleep 60) & sleep 0.01; done; }; spawn & spawn",
-        timeout=0.5,
-        grace=0.3,
-    )
-    assert launcher.finished(job)["state"] == "timed_out"
-    assert launcher.processes(job) == []
+    spawn = "spawn() { trap '' TERM; while :; do (sleep 0.05; sleep 60) & sleep 0.01; done; }"
+    job = launcher.ready(f"trap '' TERM; {spawn}; spawn & echo ready; spawn")
+    record = stopping.stop(job, number=signal.SIGTERM, grace=0.3, reason="test")
+    assert (record["state"], launcher.processes(job)) == ("stopped", [])
 
 
 def test_grace_is_given_to_children_too(launcher):
-    job = launcher.shell(
-        "(trap 'sleep 0.3; echo tidied; exit' TERM; while :; do sleep 0.05; done) & exec sleep 60",
-        timeout=0.5,
-        grace=30,
-    )
-    record = launcher.finished(job)
-    assert (record["state"], record["stdout"], record["rc"]) == ("timed_out", "tidied", -15)
+    child = "(trap 'sleep 0.3; echo tidied; exit' TERM; echo ready; while :; do sleep 0.05; done)"
+    job = launcher.ready(f"{child} & exec sleep 60")
+    record = stopping.stop(job, number=signal.SIGTERM, grace=30, reason="test")
+    assert (record["stdout_lines"], record["rc"]) == (["ready", "tidied"], -15)
 
 
 def test_another_stop_signal(launcher):
-    record = launcher.finished(
-        launcher.shell(
-            "trap 'echo int; exit 5' INT; while :; do sleep 0.05; done",
-            timeout=0.3,
-            stop_signal=signal.SIGINT,
-        )
-    )
-    assert (record["stdout"], record["rc"], record["state"]) == ("int", 5, "timed_out")
+    job = launcher.ready("trap 'exit 5' INT; echo ready; while :; do sleep 0.05; done")
+    record = stopping.stop(job, number=signal.SIGINT, grace=30, reason="test")
+    assert (record["rc"], record["state"]) == (5, "stopped")
 
 
 def test_no_timeout_is_no_deadline(launcher):
@@ -401,24 +386,23 @@ def kill_keeper(launcher, job):
 
 
 def test_a_job_whose_keeper_is_killed_gets_a_new_one_and_loses_nothing(launcher):
-    job = launcher.shell("sleep 1; echo late; exit 4")
+    job = launcher.gated("echo late; exit 4")
     kill_keeper(launcher, job)
+    launcher.release()
     record = launcher.finished(job)
     assert (record["state"], record["rc"], record["stdout"]) == ("failed", 4, "late")
 
 
 def test_keepers_may_be_killed_one_after_the_other(launcher):
-    job = launcher.shell(
-        "while [ ! -e go ]; do sleep 0.05; done; exit 4", chdir=launcher.store.path
-    )
+    job = launcher.gated("exit 4")
     for _again in range(3):
         kill_keeper(launcher, job)
-    with open(os.path.join(launcher.store.path, "go"), "wb"):
-        assert launcher.finished(job)["rc"] == 4
+    launcher.release()
+    assert launcher.finished(job)["rc"] == 4
 
 
 def test_the_deadline_holds_for_the_whole_tree_though_the_keeper_is_killed(launcher):
-    job = launcher.shell("setsid sleep 61 & (sleep 62 &) ; sleep 63", timeout=2)
+    job = launcher.shell("setsid sleep 61 & (sleep 62 &) ; sleep 63", timeout=4)
     kill_keeper(launcher, job)
     record = launcher.finished(job)
     assert (record["state"], record["rc"]) == ("timed_out", -15)
@@ -426,27 +410,27 @@ def test_the_deadline_holds_for_the_whole_tree_though_the_keeper_is_killed(launc
 
 
 def test_the_output_limit_holds_though_the_keeper_is_killed(launcher):
-    line = "while [ ! -e go ]; do sleep 0.05; done; head -c 5000000 /dev/zero; echo end"
-    where = launcher.store.path
-    job = launcher.shell(line, output_limit=100_000, chdir=where)
+    job = launcher.gated("head -c 5000000 /dev/zero; echo end", output_limit=100_000)
     kill_keeper(launcher, job)
-    with open(os.path.join(where, "go"), "wb"):
-        record = launcher.finished(job)
+    launcher.release()
+    record = launcher.finished(job)
     assert (record["stdout_bytes"], record["truncated"]) == (5_000_004, True)
     assert os.stat(job.path("stdout")).st_blocks * 512 < 150_000
 
 
 def test_an_ending_that_its_keeper_did_not_live_to_see_is_seen_through(launcher):
-    job = launcher.shell("trap '' TERM; while :; do sleep 0.1; done", timeout=0.3, grace=1.5)
+    job = launcher.ready("trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    with open(job.path("keeper"), "wb", buffering=0) as mailbox:
+        mailbox.write(b'{"signal": 15, "grace": 60, "reason": "test"}\n')
     until(lambda: job.slot("ending"))
     kill_keeper(launcher, job)
     record = launcher.finished(job)
-    assert (record["state"], record["rc"]) == ("timed_out", -9)
+    assert (record["state"], record["rc"], record["reason"]) == ("stopped", -9, "test")
     assert launcher.processes(job) == []
 
 
 def test_a_job_that_lost_keeper_and_runner_can_be_adopted(launcher):
-    job = launcher.shell("setsid sleep 61 & sleep 62", timeout=2)
+    job = launcher.shell("setsid sleep 61 & sleep 62", timeout=4)
     keeper, runner = launcher.keeper(job)
     os.kill(runner, signal.SIGSTOP)  # or it would give the job a new keeper first
     for pid in (keeper, runner):
@@ -468,15 +452,16 @@ def test_adopting_what_needs_no_keeper_changes_nothing(launcher):
 
 
 def test_the_keeper_learns_the_status_when_the_runner_is_killed(launcher):
-    job = launcher.shell("sleep 0.5; exit 6")
+    job = launcher.gated("exit 6")
     _keeper, runner = launcher.keeper(job)
     os.kill(runner, signal.SIGKILL)
+    launcher.release()
     record = launcher.finished(job)
     assert (record["state"], record["rc"]) == ("failed", 6)
 
 
 def test_the_deadline_holds_though_the_runner_is_killed(launcher):
-    job = launcher.shell("sleep 60", timeout=0.5)
+    job = launcher.shell("sleep 60", timeout=2)
     os.kill(launcher.keeper(job)[1], signal.SIGKILL)
     assert launcher.finished(job)["state"] == "timed_out"
     assert launcher.processes(job) == []
@@ -484,16 +469,18 @@ def test_the_deadline_holds_though_the_runner_is_killed(launcher):
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT])
 def test_what_a_logout_or_a_terminal_sends_ends_neither_keeper_nor_runner(launcher, number):
-    job = launcher.shell("sleep 0.3")
+    job = launcher.gated("true")
     for pid in launcher.keeper(job):
         os.kill(pid, number)
+    launcher.release()
     assert launcher.finished(job)["state"] == "succeeded"
 
 
 def test_a_keeper_that_fails_at_its_last_step_leaves_the_reason_and_loses_nothing(launcher):
-    job = launcher.shell("sleep 0.5; exit 3")
+    job = launcher.gated("exit 3")
     os.unlink(job.path("record"))
     os.mkdir(job.path("record"))
+    launcher.release()
     until(lambda: os.path.exists(job.path("keeper.log")))
     with open(job.path("keeper.log"), encoding="utf-8") as log:
         assert "IsADirectoryError" in log.read()

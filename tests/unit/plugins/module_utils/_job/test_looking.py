@@ -96,7 +96,7 @@ def test_waiters_are_woken_by_a_death(launcher):
 
 
 def test_an_exit_record_decides_when_nobody_wrote_the_final_one(launcher):
-    job = launcher.shell("sleep 0.5; echo late; exit 4")
+    job = launcher.gated("echo late; exit 4")
     keeper, runner = launcher.keeper(job)
     running = job.read_record()
     os.kill(runner, signal.SIGSTOP)
@@ -104,6 +104,7 @@ def test_an_exit_record_decides_when_nobody_wrote_the_final_one(launcher):
     until(lambda: not job.is_held("keeper"))
     found = looking.look(job)
     assert (found["state"], found["reason"], found["rc"]) == ("running", "unsupervised", None)
+    launcher.release()
     os.kill(runner, signal.SIGCONT)
     final = looking.wait(job, 60)
     assert (final["state"], final["rc"], final["stdout"]) == ("failed", 4, "late")
@@ -121,22 +122,20 @@ def test_an_orphaned_command_is_running_until_it_is_gone(launcher):
     os.kill(launcher.keeper(job)[1], signal.SIGSTOP)
     for pid in launcher.keeper(job):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not job.is_held("runner"))
+    until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
     assert looking.look(job)["reason"] == "unsupervised"
     os.kill(job.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
     assert looking.wait(job, 60)["state"] == "lost"
 
 
 def test_a_folder_removed_under_a_running_job_costs_no_result(launcher):
-    job = launcher.shell(
-        "echo so far; while [ ! -e go ]; do sleep 0.05; done; exit 3", chdir=launcher.store.path
-    )
+    job = launcher.gated("exit 3")
     shutil.rmtree(os.path.dirname(job.path("stdout")))
     found = looking.look(launcher.store.job(job.jid))
     assert (found["state"], found["reason"]) == ("running", "unsupervised")
-    with open(os.path.join(launcher.store.path, "go"), "wb"):
-        final = launcher.finished(job)
-    assert (final["state"], final["rc"], final["stdout"]) == ("failed", 3, "so far")
+    launcher.release()
+    final = launcher.finished(job)
+    assert (final["state"], final["rc"], final["stdout"]) == ("failed", 3, "")
 
 
 def test_after_a_reboot_a_job_is_lost(launcher):
