@@ -19,6 +19,8 @@ description:
   - The state is derived from evidence, never believed. A job whose processes are gone is not
     reported as running.
   - Fails if the job has finished and did not succeed.
+  - The result is changed when the job has finished, whoever launched it. After an attached launch, a task that wants to say
+    what this play has changed needs C(changed_when).
 options:
   jid:
     description:
