@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -481,7 +482,6 @@ def test_a_keeper_that_fails_at_its_last_step_leaves_the_reason_and_loses_nothin
     os.unlink(job.path("record"))
     os.mkdir(job.path("record"))
     launcher.release()
-    until(lambda: os.path.exists(job.path("keeper.log")))
-    with open(job.path("keeper.log"), encoding="utf-8") as log:
-        assert "IsADirectoryError" in log.read()
-    assert job.slot("exit")["status"] == 3 << 8
+    log = Path(job.path("keeper.log"))
+    until(lambda: log.exists() and "IsADirectoryError" in log.read_text(encoding="utf-8"))
+    assert until(lambda: job.slot("exit"))["status"] == 3 << 8
