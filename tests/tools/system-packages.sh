@@ -2,9 +2,10 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-# What the SSH tests need and Python cannot bring: an sshd to talk to, sudo to become another
-# user, and setfacl, with which ansible hands its files from one unprivileged user to another.
-# Without root, or where it fails, it says so and goes on: the SSH tests then skip themselves.
+# What the SSH and fault tests need and Python cannot bring: an sshd to talk to, sudo to become
+# another user, setfacl, with which ansible hands its files from one unprivileged user to another,
+# and strace, which kills a process at the system call that a test names.
+# Without root, or where it fails, it says so and goes on: those tests then skip themselves.
 set -uo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -13,21 +14,22 @@ command -v sshd >/dev/null || missing+=(openssh-server)
 command -v ssh >/dev/null || missing+=(openssh-client)
 command -v sudo >/dev/null || missing+=(sudo)
 command -v setfacl >/dev/null || missing+=(acl)
+command -v strace >/dev/null || missing+=(strace)
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
     reason="only root can install them"
 elif command -v apt-get >/dev/null; then
-    echo "Installing for the SSH tests: ${missing[*]}"
+    echo "Installing for the tests: ${missing[*]}"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq && apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null && exit 0
     reason="apt-get could not install them"
 elif command -v dnf >/dev/null; then
-    echo "Installing for the SSH tests: ${missing[*]}"
+    echo "Installing for the tests: ${missing[*]}"
     dnf install -q -y "${missing[@]/openssh-client/openssh-clients}" </dev/null && exit 0
     reason="dnf could not install them"
 else
     reason="this machine has neither apt-get nor dnf"
 fi
-echo "SSH TESTS WILL BE SKIPPED: ${missing[*]} missing, and ${reason}."
+echo "SOME TESTS WILL BE SKIPPED: ${missing[*]} missing, and ${reason}."

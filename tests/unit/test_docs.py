@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
+from ansible_collections.durable.jobs.tests.faults import report
 
 ROOT = Path(_job.__file__).parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,3 +38,11 @@ def test_the_readme_lists_every_module_role_and_filter():
     ]
     for path in made:
         assert f"durable.jobs.{path.stem}" in README, path
+
+
+def test_the_page_on_reliability_shows_every_scenario_and_no_other():
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    written = [row[:2] for row in report.rows(page)]
+    assert written == [one[1:] for tests in report.scenarios().values() for one in tests], (
+        "run the scenarios with --reliability docs/reliability.md"
+    )
