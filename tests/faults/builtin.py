@@ -31,6 +31,7 @@ class Builtin:
         self.folder = folder
         self.async_dir = folder / "builtin"
         self.mark = f"{MARK}={folder}"
+        self.prefix: list[str] = []  # put before every ansible, for example to enter a namespace
         self.environment = {
             **os.environ,
             MARK: str(folder),
@@ -84,6 +85,7 @@ class Builtin:
         """Run one module on this machine and return its result."""
         done = subprocess.run(
             [
+                *self.prefix,
                 *(Path(sys.executable).with_name("ansible"), "localhost", "-c", "local"),
                 *("-e", f"ansible_python_interpreter={os.path.realpath(sys.executable)}"),
                 *("-m", f"ansible.builtin.{module}", "-a", arguments, *options),

@@ -361,6 +361,8 @@ def adopt(job: store.Job, borrowed: list[int]) -> None:
 
     :param borrowed: descriptors to close when the lock has been taken.
     """
+    if job.read_record()[schema.PRIVATE]["boot_id"] != store.boot_id():
+        return  # after a reboot none of its processes is left: who has their pids now is a stranger
     lock = job.lock("keeper")
     for fd in borrowed:
         os.close(fd)

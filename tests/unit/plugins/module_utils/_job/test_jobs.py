@@ -451,6 +451,22 @@ def test_adopting_what_needs_no_keeper_changes_nothing(launcher):
     assert (running.read_record(), finished.read_record()) == (before, final)
 
 
+def test_a_job_of_another_boot_is_not_adopted(launcher):
+    job = launcher.shell("sleep 62")
+    keeper, runner = launcher.keeper(job)
+    os.kill(runner, signal.SIGSTOP)
+    for pid in (keeper, runner):
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
+    record = job.read_record()
+    record["durable_jobs"]["boot_id"] = "another"
+    with open(job.results_file, "w", encoding="ascii") as file:
+        json.dump(record, file)
+    launcher.raw(adopt=[job.jid])
+    assert not job.is_held("keeper"), "a pid and a start time say nothing after a reboot"
+    assert looking.look(job)["reason"] == "rebooted"
+
+
 def test_the_keeper_learns_the_status_when_the_runner_is_killed(launcher):
     job = launcher.gated("exit 6")
     _keeper, runner = launcher.keeper(job)
