@@ -385,7 +385,10 @@ def run(module: AnsibleModule) -> Record:
         # Imported here, and not by every launch: what a module imports is compiled in every run.
         from ..module_utils import _naming
 
-        request["spec"] = _naming.specification(request, where.secret())
+        try:
+            request["spec"] = _naming.specification(request, where.secret())
+        except OSError as error:
+            raise where.failure(error) from None
         if module._diff:
             always["diff"] = _naming.diff(where, request, create=True)
     answer = launch(module, where, [request])[0]

@@ -60,9 +60,14 @@ def check_jid(jid: str) -> str:
     return jid
 
 
+def valid_name(name: str) -> bool:
+    """Tell whether this can be the name of a job."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> str:
     """Return the name, or raise JobError with the rule that it breaks."""
-    if _NAME.fullmatch(name) is None:
+    if not valid_name(name):
         raise JobError(
             "name %r cannot be the name of a job: a name is made of %s" % (name[:210], _NAME_RULE)
         )

@@ -69,7 +69,7 @@ def stop(job: Job, *, number: int, grace: float, reason: str) -> Record:
 def _ask(job: Job, request: Record) -> None:
     """Tell the keeper through its FIFO."""
     try:
-        fd = job.open_stream("keeper", os.O_WRONLY | os.O_NONBLOCK)
+        fd = job.mailbox()
     except OSError:  # there is none: the runner will give the job a new one
         return
     try:

@@ -34,16 +34,33 @@ from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterator
+    from typing import Any, Callable, Iterator, TypeVar
 
     from .schema import Record
+
+    Maker = TypeVar("Maker", bound=Callable[..., Any])
 
 PRIVATE_DIR = ".durable"
 SLOT_BYTES = 4096  # room of a slot, allocated at launch so that a full disk cannot keep an end from being written down
 RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
+KEY_BYTES = 32
+ENGINES_KEPT = 3  # when another is installed: releases that take turns must not replace each other
+ABANDONED_AFTER = 86400  # seconds; no launch takes as long between its first file and its record
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OWN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_MAX_LINKS = 40  # symlinks on the way to a folder, as the kernel counts them
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symlink",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class MissingRecord(Exception):
@@ -76,6 +93,20 @@ def write_all(fd: int, data: bytes) -> None:
     os.ftruncate(fd, len(data))
 
 
+def _privately(make: Maker) -> Maker:
+    """Let what a function makes be for its owner, and for him at once, whatever the umask of the process."""
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        before = os.umask(0o077)
+        try:
+            return make(*args, **kwargs)
+        finally:
+            os.umask(before)
+
+    wrapped.__doc__ = make.__doc__
+    return wrapped  # type: ignore[return-value]
+
+
 class Store:
     """An async dir that has been found to be safe to use.
 
@@ -85,15 +116,18 @@ class Store:
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self.fd = fd
+        self._engine = -1  # held until we end, so that nobody removes what our launcher runs
 
     @classmethod
+    @_privately
     def open(cls, path: str, *, create: bool) -> Store:
         """Open an async dir.
 
         :param path: as the user gave it; ``~`` must have been expanded.
         :param create: make it, and the folders above it, if it is not there.
         :raises FileNotFoundError: it is not there, and ``create`` is false.
-        :raises JobError: it cannot be made, is no directory, a symlink, somebody else's, or not writable.
+        :raises JobError: it cannot be made, is no directory, a symlink, somebody else's, not writable,
+            or others could put something into it or in its place.
         """
         if not os.path.isabs(path):
             raise _refusal(
@@ -102,6 +136,7 @@ class Store:
                 "give a path that begins with / or with the ~ of a user who has a home",
             )
         path = os.path.normpath(path)
+        _check_way(path)
         if create:
             _make_path(path)
         try:
@@ -111,13 +146,16 @@ class Store:
         except OSError as error:
             raise _refusal(path, *_why_not(path, error)) from None
         try:
-            owner = os.fstat(fd).st_uid
+            found = os.fstat(fd)
+            owner = found.st_uid
             if owner != os.geteuid():
                 advice = (
                     "run the task as that user (become_user: %s) or give another async_dir"
                     % user_name(owner)
                 )
                 raise _refusal(path, "it belongs to user %s" % user_name(owner), advice)
+            if _others_write(found) and not found.st_mode & stat.S_ISVTX:
+                raise _refusal(path, "other users can write to it", "chmod go-w %s" % path)
             if create and not os.access(path, os.W_OK | os.X_OK):
                 raise _refusal(
                     path, "it is not writable", "make it writable or give another async_dir"
@@ -129,89 +167,214 @@ class Store:
 
     def failure(self, error: OSError) -> JobError:
         """Return what to tell the user when the system refuses something in here."""
+        what = "%s: " % error.filename if error.filename else ""
         return JobError(
-            "cannot launch a job in async_dir %s as user %s: %s"
-            % (self.path, user_name(os.geteuid()), error.strerror),
+            "cannot launch a job in async_dir %s as user %s: %s%s"
+            % (self.path, user_name(os.geteuid()), what, error.strerror),
             errno=error.errno,
         )
 
+    def refusal(self, path: str, why: str) -> JobError:
+        """Return what to tell the user about something in here that is not what we made."""
+        return _refusal(self.path, "%s %s" % (path, why), "find out who put it there and remove it")
+
+    @_privately
     def private(self, *names: str, create: bool = True) -> int:
-        """Open a folder below the private folder, made 0700 if it is not there, and return its descriptor."""
+        """Open a folder below the private folder, made 0700 if it is not there, and return its descriptor.
+
+        :raises FileNotFoundError: it is not there, and ``create`` is false.
+        :raises JobError: something else is in its place.
+        """
         fd = os.dup(self.fd)
+        path = self.path
         for name in (PRIVATE_DIR, *names):
             parent = fd
+            path = os.path.join(path, name)
             try:
                 if create:
                     try:
                         os.mkdir(name, 0o700, dir_fd=parent)
                     except FileExistsError:
                         pass
-                fd = os.open(name, _DIR_FLAGS, dir_fd=parent)
-                if os.fstat(fd).st_uid != os.geteuid():
-                    os.close(fd)
-                    raise _refusal(
-                        os.path.join(self.path, PRIVATE_DIR),
-                        "%s in it belongs to another user" % name,
-                        "remove that folder",
-                    )
-            except NotADirectoryError:  # O_NOFOLLOW makes it the answer for a symlink too
-                raise _refusal(
-                    self.path, "%s in it is not a directory of its own" % name, "remove it"
-                ) from None
+                fd = self.open_own(parent, name, os.O_DIRECTORY, path, kind=stat.S_IFDIR)
             finally:
                 os.close(parent)
+            if os.fstat(fd).st_mode & 0o077:  # somebody's `chmod -R`
+                os.fchmod(fd, 0o700)
         return fd
+
+    def open_own(
+        self, folder: int, name: str, flags: int, path: str, *, kind: int = stat.S_IFREG
+    ) -> int:
+        """Open something that we have made, and nothing else: no link is followed, and no FIFO waited for.
+
+        :param path: for people to read.
+        :param kind: what it must be, as in ``st_mode``.
+        :raises OSError: it cannot be opened; FileNotFoundError: it is not there.
+        :raises JobError: something else is in its place.
+        """
+        try:
+            self._require(os.stat(name, dir_fd=folder, follow_symlinks=False), kind, path)
+        except FileNotFoundError:
+            if not flags & os.O_CREAT:
+                raise
+        fd = os.open(name, flags | _OWN_FLAGS, 0o600, dir_fd=folder)
+        try:
+            self._require(os.fstat(fd), kind, path)
+            if kind == stat.S_IFREG:
+                os.set_blocking(fd, True)  # it may become the command's stdout
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _require(self, found: os.stat_result, kind: int, path: str) -> None:
+        is_kind = stat.S_IFMT(found.st_mode)
+        if is_kind != kind:
+            raise self.refusal(
+                path, "is %s, not %s" % (_KINDS.get(is_kind, "unknown"), _KINDS[kind])
+            )
+        if found.st_uid != os.geteuid():
+            raise self.refusal(path, "belongs to user %s" % user_name(found.st_uid))
+        if kind == stat.S_IFREG and found.st_nlink > 1:
+            raise self.refusal(path, "has another name, it is a hard link")
+        if found.st_mode & _OTHERS_WRITE:
+            raise self.refusal(path, "can be written by other users")
 
     def private_path(self, *names: str) -> str:
         """Return the path of something below the private folder."""
         return os.path.join(self.path, PRIVATE_DIR, *names)
 
+    @_privately
     def install_engine(self, digest: str, files: dict[str, bytes]) -> str:
         """Put a copy of this package into the async dir, whole or not at all, and return its path.
 
+        It stays at least until this process ends. Engines of other releases go when they have become many.
+
         :param digest: of the contents; an engine of that digest which is there already is used as it is.
+        :raises JobError: there is something else in its place, or in that of one of its files.
         """
-        path = self.private_path("engine", digest, "_job")
-        if os.path.isdir(path):
-            return path
-        scratch = "%s.%d" % (digest, os.getpid())
-        package = self.private("engine", scratch, "_job")
-        os.close(self.private("engine", scratch, "_job", "__pycache__"))
-        for name, content in files.items():
-            _write_new(package, name, content)
-        os.fsync(package)
-        engines = self.private("engine")
+        if not self._use_engine(digest, files):
+            engines = self.private("engine")
+            try:
+                fcntl.flock(engines, fcntl.LOCK_EX)
+                if not self._use_engine(digest, files):
+                    _remove_tree(digest, engines)  # a part of it is missing
+                    self._write_engine(engines, digest, files)
+                    self._use_engine(digest, files)
+                    self._sweep_engines(engines, digest)
+            finally:
+                os.close(engines)
+        return self.private_path("engine", digest, "_job")
+
+    def _use_engine(self, digest: str, files: dict[str, bytes]) -> bool:
+        """Keep an engine from being removed; tell whether it is there, and whole."""
+        where = ("engine", digest, "_job")
         try:
-            os.rename(scratch, digest, src_dir_fd=engines, dst_dir_fd=engines)
-        except OSError:
-            # Somebody else was faster: theirs is the same, to the byte.
-            for name in files:
-                os.unlink(name, dir_fd=package)
-            os.rmdir("__pycache__", dir_fd=package)
-            os.rmdir(scratch + "/_job", dir_fd=engines)
-            os.rmdir(scratch, dir_fd=engines)
+            package = self.private(*where, create=False)
+            sizes = self._sizes(package, self.private_path(*where))
+            cache = self.private(*where, "__pycache__", create=False)
+        except FileNotFoundError:
+            return False
+        self._sizes(cache, self.private_path(*where, "__pycache__"))
+        os.close(cache)
+        try:
+            fcntl.flock(package, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # it is about to be removed
+            return False
+        self._engine = package
+        return all(sizes.get(name) == len(content) for name, content in files.items())
+
+    def _sizes(self, folder: int, path: str) -> dict[str, int]:
+        """Return the size of every file in a folder that holds nothing but files of ours and a cache."""
+        found = {}
+        for name in os.listdir(folder):
+            if name != "__pycache__":
+                seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                self._require(seen, stat.S_IFREG, os.path.join(path, name))
+                found[name] = seen.st_size
+        return found
+
+    def _write_engine(self, engines: int, digest: str, files: dict[str, bytes]) -> None:
+        scratch = digest + ".new"  # only the holder of the lock of `engines` writes here
+        _remove_tree(scratch, engines)
+        package = self.private("engine", scratch, "_job")
+        try:
+            os.close(self.private("engine", scratch, "_job", "__pycache__"))
+            for name, content in files.items():
+                _write_new(package, name, content)
+            os.fsync(package)
         finally:
             os.close(package)
-            os.close(engines)
-        return path
+        os.rename(scratch, digest, src_dir_fd=engines, dst_dir_fd=engines)
+
+    def _sweep_engines(self, engines: int, mine: str) -> None:
+        """Remove what crashes have left, and the oldest engines from which nobody launches just now."""
+        ages = {}
+        for name in os.listdir(engines):
+            ages[name] = os.stat(name, dir_fd=engines, follow_symlinks=False).st_mtime
+        others = sorted(set(ages) - {mine}, key=lambda name: ("." in name, -ages[name]))
+        kept = [name for name in others if "." not in name][: ENGINES_KEPT - 1]
+        for name in others:
+            if name in kept:
+                continue
+            try:
+                package = self.private("engine", name, "_job", create=False)
+            except (FileNotFoundError, JobError):  # half-made, or not ours to judge
+                package = -1
+            try:
+                if package >= 0:
+                    fcntl.flock(package, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_tree(name, engines)
+            except OSError:  # in use, or not to be removed: the next one will try again
+                pass
+            finally:
+                if package >= 0:
+                    os.close(package)
 
     def job(self, jid: str) -> Job:
         """Return the job of that jid, whether there is one or not."""
         return Job(self, schema.check_jid(jid))
 
-    def lock_name(self, name: str) -> int:
-        """Take the lock of a name, waiting for it; it is held until the descriptor is closed everywhere.
+    @_privately
+    def lock_name(self, name: str, *, wait: bool = True) -> int:
+        """Take the lock of a name; it is held until the descriptor is closed everywhere.
 
         Whoever holds it may decide what a launch under this name means, and launch.
+
+        :param wait: for whoever holds it; without it, BlockingIOError is raised.
         """
+        file = schema.check_name(name) + ".lock"
+        path = self.private_path("names", file)
         names = self.private("names")
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(name + ".lock", flags, 0o600, dir_fd=names)
+            while True:
+                fd = self.open_own(names, file, os.O_RDWR | os.O_CREAT, path)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.fstat(fd).st_nlink:  # else the name has been forgotten meanwhile
+                        return fd
+                except BaseException:
+                    os.close(fd)
+                    raise
+                os.close(fd)
         finally:
             os.close(names)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        return fd
+
+    def forget_name(self, name: str) -> None:
+        """Remove what is kept of a name, unless a job of it is there or somebody decides about it just now."""
+        try:
+            lock = self.lock_name(name, wait=False)
+        except BlockingIOError:
+            return
+        try:
+            if self.latest(name) is None:
+                names = self.private("names")
+                for suffix in (".new", ".jid", ".lock"):
+                    _unlink(name + suffix, names)
+                os.close(names)
+        finally:
+            os.close(lock)
 
     def latest(self, name: str) -> Job | None:
         """Return the latest job of a name; None if there is none."""
@@ -220,6 +383,7 @@ class Store:
                 return self.job(jid)
         return None
 
+    @_privately
     def set_latest(self, name: str, jid: str) -> str:
         """Let a name mean another job, durably, and return the jid that it meant before.
 
@@ -228,7 +392,7 @@ class Store:
         before = self._named(name)[0]
         names = self.private("names")
         try:
-            _unlink(name + ".new", names)
+            _remove_tree(name + ".new", names)
             _write_new(names, name + ".new", ("%s %s\n" % (jid, before)).encode())
             os.rename(name + ".new", name + ".jid", src_dir_fd=names, dst_dir_fd=names)
             os.fsync(names)
@@ -242,8 +406,9 @@ class Store:
             names = self.private("names", create=False)
         except FileNotFoundError:
             return ["", ""]
+        file = schema.check_name(name) + ".jid"
         try:
-            fd = os.open(name + ".jid", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=names)
+            fd = self.open_own(names, file, os.O_RDONLY, self.private_path("names", file))
         except FileNotFoundError:
             return ["", ""]
         finally:
@@ -253,24 +418,64 @@ class Store:
         first, _blank, second = source_text.partition(" ")
         return [jid if schema.valid_jid(jid) else "" for jid in (first, second.strip())]
 
+    @_privately
     def secret(self, *, create: bool = True) -> bytes:
         """Return the key of this async dir, with which secrets are compared without being kept.
 
         :raises FileNotFoundError: there is none, and ``create`` is false.
+        :raises JobError: there is something else in its place.
         """
         folder = self.private(create=create)
         try:
             try:
-                fd = os.open("key", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                key = self._read_key(folder)
             except FileNotFoundError:
                 if not create:
                     raise
-                fd = _make_key(folder)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                try:
+                    key = self._read_key(folder)  # somebody else was faster
+                except FileNotFoundError:
+                    _remove_tree("key.new", folder)
+                    key = os.urandom(KEY_BYTES)
+                    _write_new(folder, "key.new", key)
+                    os.rename("key.new", "key", src_dir_fd=folder, dst_dir_fd=folder)
+                    os.fsync(folder)
         finally:
             os.close(folder)
-        with open(fd, "rb") as source:
-            return source.read()
+        return key
 
+    def _read_key(self, folder: int) -> bytes:
+        path = self.private_path("key")
+        with open(self.open_own(folder, "key", os.O_RDONLY, path), "rb") as source:
+            key = source.read(KEY_BYTES + 1)
+        if len(key) != KEY_BYTES:
+            raise self.refusal(path, "is not a key of durable.jobs")
+        return key
+
+    def sweep(self) -> None:
+        """Remove the folders of launches and removals that were killed half-way.
+
+        They have no record, nobody holds a lock in them, and they are a day old.
+        """
+        try:
+            jobs = self.private("jobs", create=False)
+        except FileNotFoundError:
+            return
+        try:
+            for jid in os.listdir(jobs):
+                age = time.time() - os.stat(jid, dir_fd=jobs, follow_symlinks=False).st_mtime
+                if age < ABANDONED_AFTER or not schema.valid_jid(jid):
+                    continue
+                if os.path.lexists(os.path.join(self.path, jid)):
+                    continue
+                job = self.job(jid)
+                if not job.is_held("keeper") and not job.is_held("runner"):
+                    _remove_tree(jid, jobs)
+        finally:
+            os.close(jobs)
+
+    @_privately
     def create_job(self) -> Job:
         """Make the folder of a new job and return the job. It has no record yet, so nobody sees it."""
         jobs = self.private("jobs")
@@ -333,10 +538,15 @@ class Job:
             if found.st_size > RECORD_LIMIT:
                 raise DamagedRecord("it is too large")
             with open(fd, "rb", closefd=False) as source:
-                return _parse_record(source.read())
+                record = _parse_record(source.read())
+            # A second name of this very file is harmless, and in a folder that others may enter they can give it one.
+            if schema.PRIVATE in record and record.get("ansible_job_id") != self.jid:
+                raise DamagedRecord("it is that of job %s" % record.get("ansible_job_id"))
+            return record
         finally:
             os.close(fd)
 
+    @_privately
     def publish(self, record: Record) -> None:
         """Write the job's first record, durably: from now on the job exists for everybody."""
         data = json.dumps(record).encode()
@@ -344,6 +554,7 @@ class Job:
         self._reserve("record", len(data) + SLOT_BYTES)
         self._install("first")
 
+    @_privately
     def conclude(self, record: Record) -> None:
         """Replace the record by its final form, durably. On a full disk it loses the embedded output, nothing else.
 
@@ -356,7 +567,8 @@ class Job:
         except (
             FileNotFoundError
         ):  # somebody has removed the folder: the record itself is still there
-            scratch = ".%s.final" % self.jid
+            scratch = self._scratch()
+            _remove_tree(scratch, self.store.fd)
             _write_new(self.store.fd, scratch, data)
             os.rename(scratch, self.jid, src_dir_fd=self.store.fd, dst_dir_fd=self.store.fd)
             os.fsync(self.store.fd)
@@ -373,19 +585,30 @@ class Job:
             os.close(fd)
         self._install("record")
 
+    def _scratch(self) -> str:
+        return ".%s.final" % self.jid
+
     def _open_final(self) -> int:
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        path = self.path("record")
         try:
-            return os.open("record", flags, dir_fd=self.fd)
+            return self.store.open_own(self.fd, "record", os.O_WRONLY, path)
         except FileNotFoundError:  # used up by a predecessor that died before it was done
-            self._reserve("record", SLOT_BYTES)
-            return os.open("record", flags, dir_fd=self.fd)
+            pass
+        except JobError:  # not what we made: put away, not written to
+            _remove_tree("record", self.fd)
+        self._reserve("record", SLOT_BYTES)
+        return self.store.open_own(self.fd, "record", os.O_WRONLY, path)
 
     # -- slots ------------------------------------------------------------------------------------------------------
 
+    @_privately
     def fill(self, slot: str, content: Record) -> None:
         """Write a slot durably. Its room was allocated at launch, and a reader takes it only when it is whole."""
-        fd = os.open(slot, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            fd = self.store.open_own(self.fd, slot, os.O_WRONLY, self.path(slot))
+        except JobError:  # not what we made: put away, not written to
+            _remove_tree(slot, self.fd)
+            fd = os.open(slot, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=self.fd)
         try:
             os.pwrite(fd, json.dumps(content).encode() + b"\n", 0)
             os.fdatasync(fd)
@@ -393,11 +616,12 @@ class Job:
             os.close(fd)
 
     def slot(self, slot: str) -> Record | None:
-        """Read a slot; None if it was never filled, or not whole."""
+        """Read a slot; None if it was never filled, or not whole.
+
+        :raises JobError: there is something else in its place.
+        """
         try:
-            fd = os.open(
-                slot, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd
-            )
+            fd = self.store.open_own(self.fd, slot, os.O_RDONLY, self.path(slot))
         except OSError:
             return None
         try:
@@ -418,7 +642,7 @@ class Job:
         and of all its children
         that inherited it. Who holds it also holds the FIFO open, which is how others wait for its end without polling.
         """
-        fd = os.open(role, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        fd = self._open_fifo(role, os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -429,9 +653,7 @@ class Job:
     def watch(self, role: str) -> int | None:
         """Return a descriptor that hangs up (POLLHUP) when the holder of a lock ends; None if nobody holds it."""
         try:
-            fd = os.open(
-                role, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd
-            )
+            fd = self._open_fifo(role, os.O_RDONLY)
         except OSError:
             return None
         try:
@@ -450,8 +672,16 @@ class Job:
             os.close(fd)
         return fd is not None
 
+    def mailbox(self) -> int:
+        """Open the keeper's FIFO for writing. :raises OSError: there is no keeper."""
+        return self._open_fifo("keeper", os.O_WRONLY)
+
+    def _open_fifo(self, role: str, flags: int) -> int:
+        return self.store.open_own(self.fd, role, flags, self.path(role), kind=stat.S_IFIFO)
+
     # -- beginning and end ------------------------------------------------------------------------------------------
 
+    @_privately
     def furnish(self) -> None:
         """Make the files of a new job."""
         for role in ("keeper", "runner"):
@@ -462,8 +692,12 @@ class Job:
             os.close(os.open(stream, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=self.fd))
 
     def open_stream(self, stream: str, flags: int) -> int:
-        """Open stdout or stderr. :raises OSError: it is not there."""
-        return os.open(stream, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
+        """Open stdout or stderr.
+
+        :raises OSError: it is not there.
+        :raises JobError: there is something else in its place.
+        """
+        return self.store.open_own(self.fd, stream, flags, self.path(stream))
 
     def stdin_file(self, content: bytes) -> int:
         """Return a descriptor from which the command reads ``content``. The file has no name any more."""
@@ -482,31 +716,41 @@ class Job:
         By hand: the module traceback would cost every keeper memory.
         """
         kind, error, frame = sys.exc_info()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(
-            os.open("keeper.log", flags, 0o600, dir_fd=self.fd), "w", encoding="utf-8"
-        ) as log:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        fd = self.store.open_own(self.fd, "keeper.log", flags, self.path("keeper.log"))
+        with open(fd, "w", encoding="utf-8") as log:
             while frame is not None:
                 log.write("%s:%d\n" % (frame.tb_frame.f_code.co_filename, frame.tb_lineno))
                 frame = frame.tb_next
             log.write("%s: %s\n" % (kind.__name__ if kind else "", error))
 
     def remove(self) -> None:
-        """Remove the record, then everything else. What a crash leaves in between has no record and is nobody's job."""
-        _unlink(self.jid, self.store.fd)
-        os.fsync(self.store.fd)
+        """Remove the record, then everything else. What a crash leaves in between has no record and is nobody's job.
+
+        :raises JobError: something in its place cannot be removed.
+        """
         try:
-            for name in os.listdir(self.fd):
-                _unlink(name, self.fd)
-        except FileNotFoundError:  # a job of the builtin, or half-removed before
-            return
-        jobs = self.store.private("jobs")
+            name = self.read_record().get("name")
+        except (MissingRecord, DamagedRecord):
+            name = None
         try:
-            os.rmdir(self.jid, dir_fd=jobs)
-        except FileNotFoundError:
-            pass
-        finally:
-            os.close(jobs)
+            _unlink(self.jid, self.store.fd)
+            _unlink(self._scratch(), self.store.fd)
+            os.fsync(self.store.fd)
+            try:
+                jobs = self.store.private("jobs", create=False)
+            except FileNotFoundError:  # a job of the builtin
+                return
+            try:
+                _remove_tree(self.jid, jobs)
+            finally:
+                os.close(jobs)
+        except OSError as error:
+            raise self.store.refusal(
+                str(error.filename), "cannot be removed: %s" % error.strerror
+            ) from None
+        if isinstance(name, str) and schema.valid_name(name):
+            self.store.forget_name(name)
 
     def _reserve(self, name: str, size: int) -> None:
         fd = os.open(name, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=self.fd)
@@ -558,6 +802,82 @@ def _parse_record(data: bytes) -> Record:
     return record
 
 
+def _check_way(path: str) -> None:
+    """Refuse a path if somebody else could put another folder, or a link, in the place of one that it leads through.
+
+    :raises JobError: naming the folder.
+    """
+    trusted = _trusted_users()
+    steps = path.split("/")[
+        -2::-1
+    ]  # the next one last; the path's own last one is not looked at here
+    folder, links = "", 0
+    while steps:
+        step = steps.pop()
+        if step == "..":  # in a link; everything before is real
+            folder = os.path.dirname(folder)
+            continue
+        if step in ("", ".") and folder:
+            continue
+        here = "%s/%s" % (folder.rstrip("/"), step) if step not in ("", ".") else "/"
+        try:
+            found = os.lstat(here)
+        except (
+            OSError
+        ):  # what is not there we make, and what we may not see is refused when it is opened
+            return
+        if found.st_uid not in trusted:
+            raise _exposed(path, here, "belongs to user %s" % user_name(found.st_uid))
+        if stat.S_ISLNK(found.st_mode):
+            links += 1
+            if links > _MAX_LINKS:
+                return  # opening it fails
+            target = os.readlink(here)
+            folder = "/" if target.startswith("/") else folder
+            steps += target.split("/")[::-1]
+            continue
+        if _others_write(found) and not found.st_mode & stat.S_ISVTX:
+            raise _exposed(path, here, "can be written by other users")
+        folder = here
+
+
+def _exposed(path: str, folder: str, why: str) -> JobError:
+    text = "%s, a folder on the way to it, %s, who could put another in its place"
+    return _refusal(path, text % (folder, why), "give another async_dir")
+
+
+def _trusted_users() -> set[int]:
+    """Return who may own the folders above ours: root and we ourselves.
+
+    In a user namespace also whoever has no name in it (user_namespaces(7)): the real root among others.
+    """
+    trusted = {0, os.geteuid()}
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as uid_map:
+            if uid_map.read().split() != ["0", "0", "4294967295"]:
+                with open("/proc/sys/kernel/overflowuid", encoding="ascii") as overflow:
+                    trusted.add(int(overflow.read()))
+    except OSError:
+        pass
+    return trusted
+
+
+def _others_write(found: os.stat_result) -> bool:
+    """Tell whether others may write to a folder. Root's group and a group with nobody else in it are not others."""
+    if found.st_mode & stat.S_IWOTH:
+        return True
+    if not found.st_mode & stat.S_IWGRP or found.st_gid == 0:
+        return False
+    import grp  # seldom needed, and a keeper is to be small
+
+    try:
+        group = grp.getgrgid(found.st_gid)
+    except KeyError:
+        return True
+    me = user_name(os.geteuid())
+    return group.gr_name != me or not set(group.gr_mem) <= {me}
+
+
 def _make_path(path: str) -> None:
     missing: list[str] = []
     while not os.path.lexists(path):
@@ -600,20 +920,25 @@ def _write_new(folder: int, name: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _make_key(folder: int) -> int:
-    scratch = "key.%d" % os.getpid()
-    _write_new(folder, scratch, os.urandom(32))
-    try:
-        os.link(scratch, "key", src_dir_fd=folder, dst_dir_fd=folder)
-    except FileExistsError:  # somebody else was faster, and theirs is the key
-        pass
-    finally:
-        _unlink(scratch, folder)
-    return os.open("key", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-
-
 def _unlink(name: str, folder: int) -> None:
     try:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         pass
+
+
+def _remove_tree(name: str, folder: int) -> None:
+    """Remove a file, or a folder and all that is in it. A link is removed, not followed; nothing there is fine."""
+    try:
+        fd = os.open(name, _DIR_FLAGS, dir_fd=folder)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:  # a link too, for O_NOFOLLOW
+        _unlink(name, folder)
+        return
+    try:
+        for entry in os.listdir(fd):
+            _remove_tree(entry, fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=folder)

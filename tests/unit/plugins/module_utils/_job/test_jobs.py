@@ -494,8 +494,8 @@ def test_what_a_logout_or_a_terminal_sends_ends_neither_keeper_nor_runner(launch
 
 def test_a_keeper_that_fails_at_its_last_step_leaves_the_reason_and_loses_nothing(launcher):
     job = launcher.gated("exit 3")
-    os.unlink(job.path("record"))
-    os.mkdir(job.path("record"))
+    os.unlink(job.results_file)
+    os.mkdir(job.results_file)
     launcher.release()
     log = Path(job.path("keeper.log"))
     until(lambda: log.exists() and "IsADirectoryError" in log.read_text(encoding="utf-8"))
