@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -217,6 +218,18 @@ def _become_command(
                 "subject": subject,
                 "errno": error.errno,
                 "strerror": error.strerror,
+            },
+        )
+    except (
+        ValueError
+    ):  # text that is none, such as half a surrogate pair; the exception's own words would show it
+        _tell(
+            pipes.verdict_in,
+            {
+                "parameter": "argv, env or stdin",
+                "subject": "of the job",
+                "errno": errno.EINVAL,
+                "strerror": "not encodable as text for a program",
             },
         )
     finally:
