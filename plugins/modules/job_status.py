@@ -57,6 +57,16 @@ options:
       - tail
       - none
     default: full
+  reveal:
+    description:
+      - Whether to show the output also of a job that was launched with C(no_log). Without it, such a
+        job shows neither command nor output, whoever looks and whenever.
+      - What is shown is read from the job's files, which belong to the user as whom the job runs. The
+        command is stored nowhere and cannot be shown.
+      - It is a parameter of its own because a module cannot tell C(no_log=false) from a task that says
+        nothing about C(no_log).
+    type: bool
+    default: false
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
@@ -280,7 +290,8 @@ def run(module: AnsibleModule) -> Record:
         if settle and look(job, show="none")["reason"] == schema.UNSUPERVISED:
             _adopt(module, job)
         if not cleanup:
-            return wait(job, params["wait"], show=params["output"], settle=settle)
+            shown = {"show": params["output"], "reveal": params["reveal"]}
+            return wait(job, params["wait"], settle=settle, **shown)
         found = look(job, settle=settle)
     except (FileNotFoundError, store.MissingRecord):
         nothing = schema.present(schema.unknown(params["jid"]))
@@ -290,11 +301,15 @@ def run(module: AnsibleModule) -> Record:
             text = "there is no job of that name; the launch before may be one that check mode left out"
             return dict(nothing, skipped=True, msg=text)
         raise _not_found(module) from None
+    except OSError as error:
+        why = "cannot look at the job in %s as user %s: %s"
+        raise JobError(why % (async_dir(module), store.user_name(os.geteuid()), error)) from None
     if not found["finished"]:
         why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
         return dict(found, failed=True, msg=why % (job.jid, found["state"]))
     if not module.check_mode:
         job.remove()
+        job.store.sweep()
     return dict(schema.present(schema.unknown(job.jid)), changed=True, erased=job.results_file)
 
 
@@ -340,6 +355,7 @@ def main() -> None:
             mode={"type": "str", "choices": ["cleanup", "status"], "default": "status"},
             wait={"type": "float", "default": 0},
             output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
+            reveal={"type": "bool", "default": False},
         ),
         mutually_exclusive=[["jid", "name"]],
         required_one_of=[["jid", "name"]],
