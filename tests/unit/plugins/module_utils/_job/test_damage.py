@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, store
+from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 JID = "j1.2"
@@ -175,15 +176,15 @@ def test_a_spoilt_slot(slot, content):
         assert assert_clear(job)["state"] == "lost"
 
 
-def test_a_slot_that_is_no_file():
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/zero", path)])
+@pytest.mark.parametrize("slot", ["exit", "ending"])
+def test_a_slot_that_is_no_file_is_refused(slot, make):
     with a_job() as job:
         put(job.results_file, json.dumps(RUNNING).encode())
-        for slot, make in (("exit", os.mkfifo), ("ending", os.mkdir)):
-            os.unlink(job.path(slot))
-            assert not job.spoilt(slot)
-            make(job.path(slot))
-            assert job.slot(slot) is None and job.spoilt(slot)
-        assert assert_clear(job)["reason"] == "record damaged"
+        os.unlink(job.path(slot))
+        make(job.path(slot))
+        with pytest.raises(JobError, match="not a file"):
+            looking.look(job)
 
 
 def test_a_record_cut_off_anywhere_is_damaged():
