@@ -199,6 +199,7 @@ class Keeper:
             command = self.record[schema.PRIVATE]["command"]
             self.exited = self.job.slot("exit")
             self.gone = not tree.is_alive(command["pid"], command["started"])
+            self._reap()  # if it has become our child, it may have ended since
 
     # -- stay -------------------------------------------------------------------------------------------------------
 
@@ -243,7 +244,7 @@ class Keeper:
         self._read_report()
         self._read_mail()
         self._reap()
-        if self.exited is None and not self.subreaper:
+        if self.exited is None and not (self.subreaper and self.runner):
             self._look_for_end()
 
     def _read_report(self) -> None:
@@ -338,6 +339,7 @@ class Keeper:
         os.close(self._lock)  # wakes whoever waits for the end
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
+            self._reap()  # what it had not reaped, if it was killed just now
 
     def _excerpts(self) -> Record:
         found: Record = {"truncated": False}

@@ -92,9 +92,10 @@ def run(
         if was_born
         else os.waitpid(pid, 0)[1]
     )
-    end = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
     if was_born:
+        end = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
         _tell(pipes.report_in, end)
+        os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
         job.fill("exit", end)
     os.close(lock)
 
@@ -110,13 +111,13 @@ def wakeup_pipe() -> int:
 
 
 def _wait_for(pid: int, job: Job, wakeup: int, new_keeper: Callable[[], None]) -> int:
-    """Wait for the command and return its status; give the job a new keeper whenever it has lost its own."""
+    """Wait for the command, without reaping it, and return its status; replace the keeper whenever it has died."""
     poll = select.poll()
     poll.register(wakeup, select.POLLIN)
     keeper = _watch_keeper(job, poll)
     adopted = -ADOPT_INTERVAL
     while True:
-        status = _reap(pid)
+        status = _ended(pid)
         if status is not None:
             return status
         pause = None
@@ -145,17 +146,20 @@ def _watch_keeper(job: Job, poll: select.poll) -> int | None:
     return keeper
 
 
-def _reap(command: int) -> int | None:
-    """Collect dead children, and return the command's status if it is among them."""
+def _ended(command: int) -> int | None:
+    """Return the wait status of the command, which stays a zombie, if it has ended; reap other dead children."""
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return None
-        if pid == command:
-            return status
-        if pid == 0:
+        if found is None:
             return None
+        if found.si_pid == command:
+            if found.si_code == os.CLD_EXITED:
+                return found.si_status << 8
+            return found.si_status | (0x80 if found.si_code == os.CLD_DUMPED else 0)
+        os.waitpid(found.si_pid, 0)
 
 
 def _fork_keeper(job: Job, lock: int, adopt: Callable[[Job, list[int]], None]) -> None:

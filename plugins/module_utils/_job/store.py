@@ -15,8 +15,7 @@
             stdout, stderr            what the command writes
             exit                      slot: the wait status, written by the runner the moment the command ends
             ending                    slot: why and how the keeper ended the job, written before the first signal
-            record                    room for the final record; becomes <async dir>/<jid> by rename. Until
-                                      then it holds a copy of the first one, in case that is damaged
+            record                    room for the final record; becomes <async dir>/<jid> by rename
 """
 
 from __future__ import annotations
@@ -47,7 +46,6 @@ RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
 KEY_BYTES = 32
 ENGINES_KEPT = 3  # when another is installed: releases that take turns must not replace each other
 ABANDONED_AFTER = 86400  # seconds; no launch takes as long between its first file and its record
-MAX_DIGITS = 4300  # of an integer in a record; Python's own limit since 3.11
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -516,31 +514,17 @@ class Job:
     # -- the record -------------------------------------------------------------------------------------------------
 
     def read_record(self) -> Record:
-        """Read the record; if it is damaged, its copy in our folder, which then says so (``schema.FLAW``).
+        """Read the record.
 
         :raises MissingRecord: there is none.
-        :raises DamagedRecord: what is there is not a record that this version understands, and there
-            is no copy. The text says why.
+        :raises DamagedRecord: what is there is not a record that this version understands; the text says why.
         """
         try:
-            return self._read_record(self.jid, self.store.fd)
-        except DamagedRecord as damage:
-            try:
-                copy = self._read_record("record", self.fd)
-            except (OSError, JobError, MissingRecord, DamagedRecord):
-                raise damage from None
-            if schema.PRIVATE not in copy:
-                raise
-            copy[schema.PRIVATE][schema.FLAW] = str(damage)
-            return copy
-
-    def _read_record(self, name: str, folder: int) -> Record:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-            if not stat.S_ISREG(kind):
-                raise DamagedRecord("it is %s" % _KINDS.get(stat.S_IFMT(kind), "unknown"))
-            fd = os.open(name, flags, dir_fd=folder)
+            fd = os.open(
+                self.jid,
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+                dir_fd=self.store.fd,
+            )
         except FileNotFoundError:
             raise MissingRecord(self.jid) from None
         except OSError as error:
@@ -548,16 +532,17 @@ class Job:
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise DamagedRecord("it is no regular file any more")
+                raise DamagedRecord("it is not a regular file")
             if found.st_uid != os.geteuid():
                 raise DamagedRecord("it belongs to user %s" % user_name(found.st_uid))
             if found.st_size > RECORD_LIMIT:
                 raise DamagedRecord("it is too large")
             with open(fd, "rb", closefd=False) as source:
-                return _parse_record(self.jid, source.read(RECORD_LIMIT))
+                record = _parse_record(source.read())
             # A second name of this very file is harmless, and in a folder that others may enter they can give it one.
-        except OSError as error:
-            raise DamagedRecord("it cannot be read: %s" % error.strerror) from None
+            if schema.PRIVATE in record and record.get("ansible_job_id") != self.jid:
+                raise DamagedRecord("it is that of job %s" % record.get("ansible_job_id"))
+            return record
         finally:
             os.close(fd)
 
@@ -567,15 +552,56 @@ class Job:
         data = json.dumps(record).encode()
         _write_new(self.fd, "first", data)
         self._reserve("record", len(data) + SLOT_BYTES)
-        self._copy("record", data)
         self._install("first")
 
     @_privately
-    def conclude(self, record: Record) -> None:
-        """Replace the record by its final form, durably. On a full disk it loses the embedded output, nothing else.
+    def conclude(self, record: Record, *, by_reader: bool = False) -> Record:
+        """Replace the record by its final form, durably; one writer at a time, and the first one's holds.
 
-        Only the holder of the keeper's lock may call this.
+        On a full disk it loses the embedded output, nothing else.
+
+        :param by_reader: do not wait for another writer, and do not bring back what has been cleaned up.
+        :return: the final record that is there now.
+        :raises MissingRecord: a reader's job has been cleaned up.
         """
+        # Not the keeper's lock: other readers would take its holder for a keeper, and the job for alive.
+        lock = self._lock_record(wait=not by_reader)
+        try:
+            if by_reader and lock is None:
+                return record  # another reader is about to write the same
+            written = self._written(by_reader)
+            if written is None:
+                self._conclude(record)
+            return written or record
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _lock_record(self, *, wait: bool) -> int | None:
+        """Take the lock of the final record; None if somebody has it, or if there is no folder to be locked."""
+        try:
+            # A descriptor of its own: self.fd is shared with forked processes, and so would be its lock.
+            fd = os.open(".", _DIR_FLAGS, dir_fd=self.fd)
+        except (FileNotFoundError, JobError):
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def _written(self, by_reader: bool) -> Record | None:
+        """Return the final record that somebody else has written meanwhile."""
+        try:
+            record = self.read_record()
+        except (MissingRecord, DamagedRecord):
+            if by_reader:
+                raise
+            return None
+        return record if record.get("finished") else None
+
+    def _conclude(self, record: Record) -> None:
         data = json.dumps(record).encode()
         without_output = json.dumps(dict(record, stdout="", stderr="", truncated=True)).encode()
         try:
@@ -632,33 +658,22 @@ class Job:
             os.close(fd)
 
     def slot(self, slot: str) -> Record | None:
-        """Read a slot; None if it was never filled, or holds nothing that can be understood (see :meth:`spoilt`).
+        """Read a slot; None if it was never filled, or not whole.
 
         :raises JobError: there is something else in its place.
         """
         try:
-            data = self._slot_bytes(slot)
-            content: Record = _loads(data) if data.endswith(b"\n") else {}
-        except (OSError, ValueError):
-            return None
-        return None if schema.slot_flaw(slot, content) else content
-
-    def spoilt(self, slot: str) -> bool:
-        """Tell whether a slot that cannot be read is not as it was made either."""
-        try:
-            return self.slot(slot) is None and bool(self._slot_bytes(slot).strip(b"\0"))
-        except FileNotFoundError:
-            return False
+            fd = self.store.open_own(self.fd, slot, os.O_RDONLY, self.path(slot))
         except OSError:
-            return True
-
-    def _slot_bytes(self, slot: str) -> bytes:
-        fd = self.store.open_own(self.fd, slot, os.O_RDONLY, self.path(slot))
+            return None
         try:
             data, newline, _rest = os.pread(fd, SLOT_BYTES, 0).partition(b"\n")
-            return data + newline
+            content = json.loads(data) if newline else None
+        except (OSError, ValueError):
+            return None
         finally:
             os.close(fd)
+        return content if isinstance(content, dict) else None
 
     # -- locks ------------------------------------------------------------------------------------------------------
 
@@ -761,10 +776,7 @@ class Job:
         except (MissingRecord, DamagedRecord):
             name = None
         try:
-            try:
-                _unlink(self.jid, self.store.fd)
-            except IsADirectoryError:  # what is in it is not ours to remove
-                os.rmdir(self.jid, dir_fd=self.store.fd)
+            _unlink(self.jid, self.store.fd)
             _unlink(self._scratch(), self.store.fd)
             os.fsync(self.store.fd)
             try:
@@ -794,14 +806,6 @@ class Job:
         finally:
             os.close(fd)
 
-    def _copy(self, name: str, data: bytes) -> None:
-        """Write into what has been reserved. A copy need not be durable: what a power cut spares, the record is."""
-        fd = self.store.open_own(self.fd, name, os.O_WRONLY, self.path(name))
-        try:
-            os.pwrite(fd, data, 0)
-        finally:
-            os.close(fd)
-
     def _install(self, name: str) -> None:
         os.rename(name, self.jid, src_dir_fd=self.fd, dst_dir_fd=self.store.fd)
         os.fsync(self.store.fd)
@@ -825,17 +829,18 @@ def whose(path: str, jid: str) -> Iterator[str]:
                 yield "user %s in %s" % (entry.pw_name, folder)
 
 
-def _parse_record(jid: str, data: bytes) -> Record:
-    data = data.rstrip(b"\0")  # a copy lies in more room than it needs
-    if not data.strip():
-        raise DamagedRecord("it is empty")
+def _parse_record(data: bytes) -> Record:
     try:
-        record: Record = _loads(data)
+        record = json.loads(data)
     except ValueError:
-        raise DamagedRecord("it is not JSON") from None
-    flaw = schema.record_flaw(jid, record)
-    if flaw:
-        raise DamagedRecord(flaw)
+        raise DamagedRecord("it is not JSON" if data.strip(b"\0 \n") else "it is empty") from None
+    if not isinstance(record, dict):
+        raise DamagedRecord("it is not a JSON object")
+    private = record.get(schema.PRIVATE)
+    if private is not None and (
+        not isinstance(private, dict) or private.get("version") != schema.VERSION
+    ):
+        raise DamagedRecord("its format is not known to this version of durable.jobs")
     return record
 
 
@@ -913,21 +918,6 @@ def _others_write(found: os.stat_result) -> bool:
         return True
     me = user_name(os.geteuid())
     return group.gr_name != me or not set(group.gr_mem) <= {me}
-
-
-def _loads(data: bytes) -> Any:
-    """Read JSON, whatever it is. :raises ValueError: it is none, or nothing that can be read."""
-    try:
-        return json.loads(data, parse_int=_bounded)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-def _bounded(digits: str) -> int:
-    """Read an integer. Reading, and writing, millions of digits takes hours where Python itself sets no limit."""
-    if len(digits) > MAX_DIGITS:
-        raise ValueError("too many digits")
-    return int(digits)
 
 
 def _make_path(path: str) -> None:

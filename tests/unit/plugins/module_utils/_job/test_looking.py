@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -82,6 +83,36 @@ def test_a_job_whose_processes_were_all_killed_is_lost_at_the_first_look_and_for
     )
     assert found["stdout"] == "before" and "lost (killed)" in found["msg"]
     assert job.read_record()["state"] == "lost", "the verdict has been written down"
+
+
+def test_a_reader_that_writes_a_verdict_down_is_not_taken_for_a_keeper(launcher):
+    job = launcher.shell("sleep 60")
+    kill_all(launcher, job)
+    writing = job._lock_record(wait=False)
+    found = looking.look(launcher.store.job(job.jid))
+    assert (found["state"], found["reason"]) == ("lost", "killed")
+    assert not job.read_record()["finished"], "there is one writer at a time"
+    os.close(writing)
+    assert looking.look(job)["state"] == "lost" and job.read_record()["finished"]
+
+
+def test_the_first_final_record_holds(launcher):
+    job = launcher.shell("exit 3")
+    final = launcher.finished(job)
+    for by_reader in (False, True):
+        assert job.conclude(dict(final, state="lost", rc=None), by_reader=by_reader) == final
+    assert job.read_record() == final
+
+
+def test_a_reader_does_not_bring_back_what_has_been_cleaned_up(launcher):
+    job = launcher.shell("exit 3")
+    final = launcher.finished(job)
+    late = launcher.store.job(job.jid)
+    assert late.slot("exit")
+    job.remove()
+    with contextlib.suppress(store.MissingRecord, FileNotFoundError):
+        late.conclude(final, by_reader=True)
+    assert not os.path.exists(job.results_file)
 
 
 def test_waiters_are_woken_by_a_death(launcher):
