@@ -16,6 +16,10 @@ from pathlib import Path
 from ansible_collections.durable.jobs.plugins.module_utils import _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import tree
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ansible_collections.durable.jobs.plugins.module_utils._job.store import Job
+
 ROOT = Path(_job.__file__).parents[3]
 MARK = "DURABLE_JOBS_BUILTIN"  # environment variable by which the processes of a test are found
 PATIENCE = 60  # seconds after which a job that neither finishes nor dies is reported as it is
@@ -35,6 +39,7 @@ class Builtin:
         self.environment = {
             **os.environ,
             MARK: str(folder),
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT.parents[2]),
             "ANSIBLE_CONFIG": str(ROOT / "tests" / "tools" / "ansible.cfg"),
             "ANSIBLE_HOME": str(folder / "home"),
             "ANSIBLE_REMOTE_TEMP": str(folder / "remote"),
@@ -46,12 +51,14 @@ class Builtin:
 
     def launch(self, shell: str, timeout: int = 60) -> str:
         """Launch a line of shell and return its jid."""
-        jid: str = self.ansible("shell", shell, "-B", str(timeout), "-P", "0")["ansible_job_id"]
+        jid: str = self.ansible("ansible.builtin.shell", shell, "-B", str(timeout), "-P", "0")[
+            "ansible_job_id"
+        ]
         return jid
 
     def status(self, jid: str) -> dict[str, object]:
         """Return what async_status says of a job at this moment."""
-        return self.ansible("async_status", f"jid={jid}")
+        return self.ansible("ansible.builtin.async_status", f"jid={jid}")
 
     def wrappers(self, jid: str) -> list[tree.Process]:
         """Return the job's living async_wrapper processes; the watcher, which has the timeout, comes first."""
@@ -81,6 +88,11 @@ class Builtin:
             if status.get("finished") or time.monotonic() >= limit or not alive:
                 return _phrase(status, alive)
 
+    def job_status(self, job: Job, **options: object) -> dict[str, object]:
+        """Look at a job of ours, as a user does."""
+        asked = {"jid": job.jid, "async_dir": job.store.path, **options}
+        return self.ansible("durable.jobs.job_status", json.dumps(asked))
+
     def ansible(self, module: str, arguments: str, *options: str) -> dict[str, object]:
         """Run one module on this machine and return its result."""
         done = subprocess.run(
@@ -88,12 +100,11 @@ class Builtin:
                 *self.prefix,
                 *(Path(sys.executable).with_name("ansible"), "localhost", "-c", "local"),
                 *("-e", f"ansible_python_interpreter={os.path.realpath(sys.executable)}"),
-                *("-m", f"ansible.builtin.{module}", "-a", arguments, *options),
+                *("-m", module, "-a", arguments, *options),
             ],
             env=self.environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             timeout=PATIENCE,
             check=False,
@@ -124,11 +135,12 @@ def _phrase(status: dict[str, object], alive: list[tree.Process]) -> str:
     if not status.get("finished"):
         names = ", ".join(sorted({one.name for one in alive}))
         return f"started, while {names} runs" if alive else "started for ever"
-    said = " ".join(str(status.get("msg", "")).split())
+    said = str(status.get("msg", "")).partition("\n")[0]
+    said = "a Python traceback" if said.startswith("Traceback") else said[:60]
     rc = status.get("rc")
     known = f"rc {rc}" if rc is not None else "no rc"
     outcome = "failed" if status.get("failed") or rc else "succeeded"
-    return f"{outcome}, {known}" + (f": {said[:60]}" if said else "")
+    return f"{outcome}, {known}" + (f": {said}" if said else "")
 
 
 def _environ(pid: int) -> list[bytes]:

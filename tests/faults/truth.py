@@ -1,0 +1,84 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What really happened to a command, by marks of its own, and whether a status agrees with that."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, store, tree
+
+
+class Marks:
+    """The marks that one command leaves: a line when it begins, and a line with its rc when it ends.
+
+    :param path: a file of its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def line(self, work: str, rc: int) -> str:
+        """Return a line of shell that does the work between its marks, and ends with rc."""
+        file = shlex.quote(str(self.path))
+        return f"echo begin >> {file}; {work}; echo end {rc} >> {file}; exit {rc}"
+
+    def lines(self) -> list[str]:
+        return self.path.read_text(encoding="ascii").splitlines() if self.path.exists() else []
+
+    @property
+    def begun(self) -> int:
+        """How often the command was executed."""
+        return self.lines().count("begin")
+
+    @property
+    def ended(self) -> list[int]:
+        """The exit statuses of the executions that came to their end."""
+        return [int(line.split()[1]) for line in self.lines() if line.startswith("end ")]
+
+
+def lies(found: schema.Record, marks: Marks, *, may_be_lost: bool) -> list[str]:
+    """Return what is wrong in the final dictionary of a job, given what its command really did.
+
+    :param may_be_lost: whether more was killed than a result can survive.
+    """
+    state, rc, ended = found["state"], found["rc"], marks.ended
+    wrong = []
+    if not found["finished"] or state not in schema.FINISHED_STATES:
+        wrong.append(f"it is called {state} though nothing of it is left")
+    if marks.begun > 1:
+        wrong.append(f"the command ran {marks.begun} times")
+    if (rc == 0 or state == schema.SUCCEEDED) and (
+        ended != [0] or (state, rc) != (schema.SUCCEEDED, 0)
+    ):
+        wrong.append(f"it is called {state} with rc {rc}, and its command ended with {ended}")
+    if state == schema.FAILED and rc > 0 and ended != [rc]:
+        wrong.append(f"it is called failed with rc {rc}, and its command ended with {ended}")
+    if state == schema.LOST and rc is not None:
+        wrong.append(f"it is called lost, and has rc {rc}")
+    if state == schema.LOST and ended and not may_be_lost:
+        wrong.append(f"it is called lost ({found['reason']}), and its command ended with {ended}")
+    return wrong
+
+
+def final(job: store.Job, seconds: float) -> schema.Record | None:
+    """Wait for a job's end and return its dictionary; None if there is no such job."""
+    try:
+        return looking.wait(job, seconds)
+    except store.MissingRecord:
+        return None
+
+
+def carrying(mark: str) -> list[tree.Process]:
+    """Return the living processes that carry a variable, given as NAME=value, in their environment."""
+    found = []
+    for one in tree.all_processes().values():
+        try:
+            environment = Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if mark.encode() in environment and not one.zombie:
+            found.append(one)
+    return found
