@@ -179,7 +179,7 @@ def faults(session: nox.Session) -> None:
 def worker(session: nox.Session) -> None:
     """Matrix: the worker's unit tests on every target Python."""
     # pip takes the newest pytest that supports this Python: 7.4 for 3.7.
-    session.install("pytest>=7.4,<10")
+    session.install("pytest>=7.4,<10", "hypothesis>=6,<7")
     with matrix_grid.cell("worker", str(session.python)):
         run_pytest(session, WORKER_TESTS)
 

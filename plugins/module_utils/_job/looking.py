@@ -120,6 +120,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         exited=exited is not None,
         same_boot=same_boot,
         command=command,
+        damaged=schema.FLAW in private or (exited is None and job.spoilt("exit")),
     )
     state, reason = schema.verdict(evidence)
     if state == schema.RUNNING:
@@ -169,30 +170,31 @@ def _reconcile(job: Job, final: Record) -> Record:
 
 
 def _damaged(job: Job, why: str) -> Record:
-    """Return the dictionary of a job whose record cannot be read: what the exit record knows, or that it is lost."""
-    found = schema.unknown(job.jid)
-    found.update(
-        started=True,
-        results_file=job.results_file,
-        reason="record damaged",
-        failed=True,
-        changed=False,
+    """Return the dictionary of a job whose record cannot be read and has no copy: what locks and slots tell."""
+    exited = job.slot("exit")
+    evidence = schema.Evidence(
+        keeper=job.is_held("keeper"),
+        runner=job.is_held("runner"),
+        exited=exited is not None,
+        same_boot=True,  # nobody knows; no evidence of life outlives a boot
+        command=False,
+        damaged=True,
     )
-    try:
-        if job.is_held("keeper") or job.is_held("runner"):
-            found.update(state=schema.RUNNING, finished=False, failed=False)
-            return found
-        exited = job.slot("exit")
-    except OSError:
-        exited = None
-    if exited is None:
-        found.update(state=schema.LOST)
-    else:
-        found["state"], found["rc"], found["signal"] = schema.exit_outcome(exited["status"])
-        found["failed"] = found["state"] != schema.SUCCEEDED
-    found["msg"] = "the record of job %s, %s, is damaged: %s" % (job.jid, job.results_file, why)
-    if exited is None:
-        found["msg"] += "; nothing else tells how the job ended"
+    state, reason = schema.verdict(evidence)
+    where: Record = {"results_file": job.results_file}
+    for name in schema.STREAMS:
+        path = job.path(name)
+        where[name + "_file"] = path if os.path.exists(path) else None
+    text = "the record of job %s, %s, is damaged: %s" % (job.jid, job.results_file, why)
+    if (
+        state == schema.RUNNING
+    ):  # its keeper knows all that is in the record, and will write it anew
+        found = schema.unknown(job.jid)
+        found.update(where, started=True, finished=False, state=state)
+        found.update(reason=reason or schema.DAMAGED, failed=False, changed=False, msg=text)
+        return found
+    found = schema.damaged(job.jid, where, exited, job.slot("ending"))
+    found["msg"] += "; " + text
     return found
 
 

@@ -15,7 +15,8 @@
             stdout, stderr            what the command writes
             exit                      slot: the wait status, written by the runner the moment the command ends
             ending                    slot: why and how the keeper ended the job, written before the first signal
-            record                    room for the final record; becomes <async dir>/<jid> by rename
+            record                    room for the final record; becomes <async dir>/<jid> by rename. Until
+                                      then it holds a copy of the first one, in case that is damaged
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
 KEY_BYTES = 32
 ENGINES_KEPT = 3  # when another is installed: releases that take turns must not replace each other
 ABANDONED_AFTER = 86400  # seconds; no launch takes as long between its first file and its record
+MAX_DIGITS = 4300  # of an integer in a record; Python's own limit since 3.11
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -514,17 +516,31 @@ class Job:
     # -- the record -------------------------------------------------------------------------------------------------
 
     def read_record(self) -> Record:
-        """Read the record.
+        """Read the record; if it is damaged, its copy in our folder, which then says so (``schema.FLAW``).
 
         :raises MissingRecord: there is none.
-        :raises DamagedRecord: what is there is not a record that this version understands; the text says why.
+        :raises DamagedRecord: what is there is not a record that this version understands, and there
+            is no copy. The text says why.
         """
         try:
-            fd = os.open(
-                self.jid,
-                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
-                dir_fd=self.store.fd,
-            )
+            return self._read_record(self.jid, self.store.fd)
+        except DamagedRecord as damage:
+            try:
+                copy = self._read_record("record", self.fd)
+            except (OSError, JobError, MissingRecord, DamagedRecord):
+                raise damage from None
+            if schema.PRIVATE not in copy:
+                raise
+            copy[schema.PRIVATE][schema.FLAW] = str(damage)
+            return copy
+
+    def _read_record(self, name: str, folder: int) -> Record:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+            if not stat.S_ISREG(kind):
+                raise DamagedRecord("it is %s" % _KINDS.get(stat.S_IFMT(kind), "unknown"))
+            fd = os.open(name, flags, dir_fd=folder)
         except FileNotFoundError:
             raise MissingRecord(self.jid) from None
         except OSError as error:
@@ -532,17 +548,16 @@ class Job:
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise DamagedRecord("it is not a regular file")
+                raise DamagedRecord("it is no regular file any more")
             if found.st_uid != os.geteuid():
                 raise DamagedRecord("it belongs to user %s" % user_name(found.st_uid))
             if found.st_size > RECORD_LIMIT:
                 raise DamagedRecord("it is too large")
             with open(fd, "rb", closefd=False) as source:
-                record = _parse_record(source.read())
+                return _parse_record(self.jid, source.read(RECORD_LIMIT))
             # A second name of this very file is harmless, and in a folder that others may enter they can give it one.
-            if schema.PRIVATE in record and record.get("ansible_job_id") != self.jid:
-                raise DamagedRecord("it is that of job %s" % record.get("ansible_job_id"))
-            return record
+        except OSError as error:
+            raise DamagedRecord("it cannot be read: %s" % error.strerror) from None
         finally:
             os.close(fd)
 
@@ -552,6 +567,7 @@ class Job:
         data = json.dumps(record).encode()
         _write_new(self.fd, "first", data)
         self._reserve("record", len(data) + SLOT_BYTES)
+        self._copy("record", data)
         self._install("first")
 
     @_privately
@@ -658,22 +674,33 @@ class Job:
             os.close(fd)
 
     def slot(self, slot: str) -> Record | None:
-        """Read a slot; None if it was never filled, or not whole.
+        """Read a slot; None if it was never filled, or holds nothing that can be understood (see :meth:`spoilt`).
 
         :raises JobError: there is something else in its place.
         """
         try:
-            fd = self.store.open_own(self.fd, slot, os.O_RDONLY, self.path(slot))
-        except OSError:
-            return None
-        try:
-            data, newline, _rest = os.pread(fd, SLOT_BYTES, 0).partition(b"\n")
-            content = json.loads(data) if newline else None
+            data = self._slot_bytes(slot)
+            content: Record = _loads(data) if data.endswith(b"\n") else {}
         except (OSError, ValueError):
             return None
+        return None if schema.slot_flaw(slot, content) else content
+
+    def spoilt(self, slot: str) -> bool:
+        """Tell whether a slot that cannot be read is not as it was made either."""
+        try:
+            return self.slot(slot) is None and bool(self._slot_bytes(slot).strip(b"\0"))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+    def _slot_bytes(self, slot: str) -> bytes:
+        fd = self.store.open_own(self.fd, slot, os.O_RDONLY, self.path(slot))
+        try:
+            data, newline, _rest = os.pread(fd, SLOT_BYTES, 0).partition(b"\n")
+            return data + newline
         finally:
             os.close(fd)
-        return content if isinstance(content, dict) else None
 
     # -- locks ------------------------------------------------------------------------------------------------------
 
@@ -776,7 +803,10 @@ class Job:
         except (MissingRecord, DamagedRecord):
             name = None
         try:
-            _unlink(self.jid, self.store.fd)
+            try:
+                _unlink(self.jid, self.store.fd)
+            except IsADirectoryError:  # what is in it is not ours to remove
+                os.rmdir(self.jid, dir_fd=self.store.fd)
             _unlink(self._scratch(), self.store.fd)
             os.fsync(self.store.fd)
             try:
@@ -806,6 +836,14 @@ class Job:
         finally:
             os.close(fd)
 
+    def _copy(self, name: str, data: bytes) -> None:
+        """Write into what has been reserved. A copy need not be durable: what a power cut spares, the record is."""
+        fd = self.store.open_own(self.fd, name, os.O_WRONLY, self.path(name))
+        try:
+            os.pwrite(fd, data, 0)
+        finally:
+            os.close(fd)
+
     def _install(self, name: str) -> None:
         os.rename(name, self.jid, src_dir_fd=self.fd, dst_dir_fd=self.store.fd)
         os.fsync(self.store.fd)
@@ -829,18 +867,17 @@ def whose(path: str, jid: str) -> Iterator[str]:
                 yield "user %s in %s" % (entry.pw_name, folder)
 
 
-def _parse_record(data: bytes) -> Record:
+def _parse_record(jid: str, data: bytes) -> Record:
+    data = data.rstrip(b"\0")  # a copy lies in more room than it needs
+    if not data.strip():
+        raise DamagedRecord("it is empty")
     try:
-        record = json.loads(data)
+        record: Record = _loads(data)
     except ValueError:
-        raise DamagedRecord("it is not JSON" if data.strip(b"\0 \n") else "it is empty") from None
-    if not isinstance(record, dict):
-        raise DamagedRecord("it is not a JSON object")
-    private = record.get(schema.PRIVATE)
-    if private is not None and (
-        not isinstance(private, dict) or private.get("version") != schema.VERSION
-    ):
-        raise DamagedRecord("its format is not known to this version of durable.jobs")
+        raise DamagedRecord("it is not JSON") from None
+    flaw = schema.record_flaw(jid, record)
+    if flaw:
+        raise DamagedRecord(flaw)
     return record
 
 
@@ -918,6 +955,21 @@ def _others_write(found: os.stat_result) -> bool:
         return True
     me = user_name(os.geteuid())
     return group.gr_name != me or not set(group.gr_mem) <= {me}
+
+
+def _loads(data: bytes) -> Any:
+    """Read JSON, whatever it is. :raises ValueError: it is none, or nothing that can be read."""
+    try:
+        return json.loads(data, parse_int=_bounded)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _bounded(digits: str) -> int:
+    """Read an integer. Reading, and writing, millions of digits takes hours where Python itself sets no limit."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(digits)
 
 
 def _make_path(path: str) -> None:

@@ -186,11 +186,21 @@ def test_a_name_whose_record_is_damaged_can_be_launched_again(launcher):
     assert "record" in only(launcher, named("true"))
 
 
-def test_a_live_job_whose_record_is_damaged_conflicts_and_can_be_replaced(launcher):
+def test_a_live_job_whose_record_is_damaged_is_still_found_by_its_name(launcher):
     only(launcher, named("sleep 61"))
     old = launcher.jobs[-1]
     with open(old.results_file, "wb"):
         pass
+    assert only(launcher, named("sleep 61")) == {"decision": "attach", "jid": old.jid}
+    assert "another specification" in only(launcher, named("sleep 62"))["error"]["msg"]
+
+
+def test_a_live_job_that_lost_its_record_and_its_copy_conflicts_and_can_be_replaced(launcher):
+    only(launcher, named("sleep 61"))
+    old = launcher.jobs[-1]
+    for path in (old.results_file, old.path("record")):
+        with open(path, "wb"):
+            pass
     assert "error" in only(launcher, named("sleep 61"))
     assert "record" in only(launcher, named("sleep 61", on_conflict="replace"))
     assert launcher.processes(old) == []

@@ -15,7 +15,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
 DESIGN = Path(_job.__file__).parents[3] / "docs" / "design.md"
-KINDS = ("keeper", "exited", "same_boot", "runner", "command")
+KINDS = ("keeper", "exited", "same_boot", "runner", "command", "damaged")
 
 
 def all_evidence():
@@ -25,16 +25,17 @@ def all_evidence():
 def documented_verdict(evidence):
     """Apply the table of docs/design.md: the first row that fits."""
     rows = re.findall(
-        r"^\| (yes|no|any) \| (yes|no|any) \| (yes|no|any) \| (yes|no|any) \| `(\S+)` \| (\S+) \|",
+        r"^\| %s`(\S+)` \| ([^|]+) \|" % (r"(yes|no|any) \| " * 5),
         DESIGN.read_text(),
         re.M,
     )
-    assert len(rows) >= 5
+    assert len(rows) >= 6
     seen = (
         evidence["keeper"],
         evidence["exited"],
         evidence["same_boot"],
         evidence["runner"] or evidence["command"],
+        evidence["damaged"],
     )
     for *wanted, state, reason in rows:
         if all(want == "any" or (want == "yes") == fact for want, fact in zip(wanted, seen)):

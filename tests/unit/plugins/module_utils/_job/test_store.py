@@ -145,8 +145,8 @@ def test_what_is_no_file_is_no_record_and_nothing_hangs(job, kind):
 
 def test_a_slot_counts_only_when_it_is_whole(job):
     assert job.slot("exit") is None
-    job.fill("exit", {"status": 0})
-    assert job.slot("exit") == {"status": 0}
+    job.fill("exit", {"status": 0, "epoch": 1.5, "monotonic": 2})
+    assert job.slot("exit") == {"status": 0, "epoch": 1.5, "monotonic": 2}
     with open(job.path("exit"), "r+b") as slot:
         slot.write(b'{"status": 25')
     assert job.slot("exit") is None
@@ -215,7 +215,7 @@ def test_a_full_disk_costs_the_output_not_the_end(tmp_path):
         job.furnish()
         job.publish({"state": "running", "stdout": ""})
         fill_up(str(tmp_path / "filler"))
-        job.fill("exit", {"status": 0})
+        job.fill("exit", {"status": 0, "epoch": 1.5, "monotonic": 2})
         job.conclude({"state": "succeeded", "stdout": "x" * 100_000, "stderr": ""})
         assert job.read_record() == {
             "state": "succeeded",
