@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         stopping,
         store,
         tree,
+        turn,
     )
     from ._job.schema import Record
     from ._job.store import Store
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         stopping,
         store,
         tree,
+        turn,
     )
 
 ENGINE = (
@@ -73,6 +75,7 @@ ENGINE = (
     "stopping",
     "store",
     "tree",
+    "turn",
 )
 
 JOB_SPEC: dict[str, Any] = {

@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import select
-import signal
 import time
 
 from . import kernel, output, runner, schema, stopping, store, tree
@@ -17,8 +16,11 @@ from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from .runner import Inheritance
     from .schema import Record
+    from .turn import Turn
 
 MAX_SURVIVORS = 20  # are named in a record
 ORPHAN_INTERVAL = (
@@ -29,21 +31,23 @@ ORPHAN_INTERVAL = (
 class Keeper:
     """Stays with one job from its launch to its final record. One process each.
 
-    :param job: the job; its folder has been made, and nothing else.
+    :param job: the job; its folder has been furnished.
     :param request: what the user asked for, see launcher.
+    :param lock: the keeper's lock, which we hold.
     """
 
-    def __init__(self, job: store.Job, request: Record) -> None:
+    def __init__(self, job: store.Job, request: Record, lock: int) -> None:
         self.job = job
         self.request = request
-        self.record: Record = {}
         self.command = 0
         self.runner = 0
         self.exited: Record | None = None
         self.ending: Record | None = None
-        self.gone = False  # the command is, and nobody can know its exit status
+        self.gone = False  # is the command, and nobody can know its exit status; or it never was
         self.subreaper = False
-        self._lock = -1
+        self._written = b""  # the record as we have written it, JSON
+        self._began = 0.0  # the monotonic clock when the command was started
+        self._lock = lock
         self._wakeup = -1
         self._gate = -1
         self._report = -1
@@ -52,87 +56,185 @@ class Keeper:
         self._limiters: list[output.Limiter] = []
         self._stop: Record | None = None
         self._watch = -1  # of the runner of an adopted job
-        self._previous: str | None = None  # the jid that our name meant before; "" for none
+        self._unstarted = ""  # why the command of a queued job could not be started
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(self, inheritance: Inheritance, borrowed: list[int]) -> Record:
-        """Start the command and return the job's record.
+    def launch(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> bytes:
+        """Start the command and return the job's record, JSON.
 
         :param inheritance: what the command must find unchanged.
+        :param ahead: the jobs of the batch that were launched before.
         :param borrowed: descriptors of the launcher's, which the runner must not hold open.
         :raises JobError: it could not be started; nothing of the job is left behind.
         """
+        self._become_keeper()
+        self.subreaper = kernel.become_subreaper()
         try:
-            self._launch(inheritance, borrowed)
-        except OSError as error:
-            self._abandon()
-            raise self.job.store.failure(error) from None
+            self._start(inheritance, ahead, borrowed, self._new_record, self._publish)
         except JobError:
             self._abandon()
             raise
-        return self.record
+        return self._written
 
-    def _launch(self, inheritance: Inheritance, borrowed: list[int]) -> None:
+    def enqueue(self) -> bytes:
+        """Let the job exist as a queued one and return its record, JSON. Errors are those of :meth:`launch`."""
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
-        self.job.furnish()
-        limit = self.request["output_limit"]
-        self._limiters = [
-            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in schema.STREAMS
-        ]
-        lock = self.job.lock("keeper")
-        if lock is None:
-            raise JobError("cannot launch the job: somebody holds the lock of its keeper")
-        self._lock = lock
-        self._poll.register(self._lock, select.POLLIN)
-        pipes = runner.Pipes()
-        self._fork_runner(pipes, inheritance, borrowed)
-        os.chdir("/")
-        command = self._first_report()
-        self.command = command["pid"]
-        self.record = schema.new_record(self.job.jid, self.request, self._place(command))
-        self.job.publish(self.record)
-        if self.request["name"] is not None:
-            self._previous = self.job.store.set_latest(self.request["name"], self.job.jid)
-        os.write(self._gate, b"g")
-        with open(pipes.verdict_out, "rb") as verdict:
-            refusal = verdict.read()
-        if refusal:
-            raise _refusal(json.loads(refusal))
 
-    def _place(self, command: Record) -> Record:
-        return {
+        def accept() -> bytes:
+            record = self._new_record()
+            self._publish(record)
+            return json.dumps(record).encode()
+
+        try:
+            self._written = self._by_hand(accept)
+        except JobError:
+            self._abandon()
+            raise
+        return self._written
+
+    def start_later(self, turn: Turn, lock: int, inheritance: Inheritance) -> None:
+        """Start the command of a queued job when its turn has come, unless it is stopped before.
+
+        :param lock: the lock ``turn``, which we hold.
+        """
+        while self._stop is None and not turn.has_come(self.job.store):
+            for bell in turn.bells:
+                self._poll.register(bell, 0)
+            self._wait(turn.patience())
+            for bell in turn.bells:
+                self._poll.unregister(bell)
+            turn.rest()
+        if self._stop is not None:
+            self.ending = dict(self._stop, state=schema.STOPPED)
+            self.gone = True
+            return
+        try:
+            queued = self._written
+            self._start(
+                inheritance, turn.ahead, [lock], lambda: json.loads(queued), self.job.replace
+            )
+        except JobError as error:
+            self._recall()
+            self.gone, self._unstarted = True, error.msg
+        self.job.leave_queue(lock)
+
+    def _new_record(self) -> Record:
+        place = {
             "epoch": time.time(),
             "monotonic": time.monotonic(),
             "boot_id": store.boot_id(),
             "user": store.user_name(os.geteuid()),
             "containment": "process",
-            "keeper": os.getpid(),
-            "runner": self.runner,
-            "command": command,
+            "keeper": os.getsid(0),
             "results_file": self.job.results_file,
             "stdout_file": self.job.path("stdout"),
             "stderr_file": self.job.path("stderr"),
         }
+        return schema.new_record(self.job.jid, self.request, place)
+
+    def _publish(self, record: Record) -> None:
+        self.job.publish(record)
+        if self.request["name"] is not None:
+            self.job.store.set_latest(self.request["name"], self.job.jid)
+
+    def _start(
+        self,
+        inheritance: Inheritance,
+        ahead: list[str],
+        borrowed: list[int],
+        read: Callable[[], Record],
+        write: Callable[[Record], None],
+    ) -> None:
+        """Start the command: fork it, write down who it is, and only then let it exec.
+
+        :param read: returns the record of the job as it was before.
+        :param write: writes its new one durably.
+        """
+        pipes = runner.Pipes()
+        self._fork_runner(pipes, inheritance, borrowed)
+        os.chdir("/")
+
+        def write_down() -> bytes:
+            start = {"epoch": time.time(), "monotonic": time.monotonic()}
+            processes = {"runner": self.runner, "command": json.loads(self._line()), "ahead": ahead}
+            record = schema.begin(read(), dict(start, **processes))
+            write(record)
+            summary = "%d %r\n" % (processes["command"]["pid"], start["monotonic"])
+            return summary.encode() + json.dumps(record).encode()
+
+        summary, _newline, self._written = self._by_hand(write_down).partition(b"\n")
+        command, began = summary.split()
+        self.command, self._began = int(command), float(began)
+        os.write(self._gate, b"g")
+        refusal = self._line()
+        if refusal:
+            raise _refusal(json.loads(refusal))
+        os.set_blocking(self._report, False)
+        self._poll.register(self._report, select.POLLIN)
+
+    def _by_hand(self, work: Callable[[], bytes]) -> bytes:
+        """Let a short-lived child do some work, and return what that returned.
+
+        What work touches in memory is copied (fork(2)), and a keeper lives long: so it goes with the child.
+
+        :raises JobError: it could not be done.
+        """
+        answer_out, answer_in = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for fd in (self._lock, self._gate):
+                    if fd >= 0:
+                        os.close(fd)
+                answer = b"+" + work()
+            except JobError as error:
+                answer = b"-" + json.dumps(dict(error.details, msg=error.msg)).encode()
+            except OSError as error:
+                failure = self.job.store.failure(error)
+                answer = b"-" + json.dumps(dict(failure.details, msg=failure.msg)).encode()
+            finally:
+                with open(answer_in, "wb") as sink:
+                    sink.write(answer)
+                os._exit(0)
+        os.close(answer_in)
+        answer = runner.read_all(answer_out)
+        os.waitpid(pid, 0)
+        if answer[:1] == b"+":
+            return answer[1:]
+        if answer:
+            raise JobError(**json.loads(answer[1:]))
+        raise JobError(
+            "cannot launch the job: the process that wrote its record was killed; is the machine out of memory?"
+        )
 
     def _abandon(self) -> None:
         """Leave nothing of a launch that failed: no process, no file."""
-        if self._gate >= 0:
-            # A command that still waits at the gate ends, and its runner with it.
-            os.close(self._gate)
-        if self.runner:
-            os.waitpid(self.runner, 0)
-        if self._previous is not None:
-            self.job.store.set_latest(self.request["name"], self._previous)
+        self._recall()
+        if self.request["name"] is not None:
+            self.job.store.forget_latest(self.request["name"], self.job.jid)
         self.job.remove()
 
+    def _recall(self) -> None:
+        """End a runner whose command has not been exec'ed. One that still waits at the gate ends, and its runner with it."""
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+        if self.runner:
+            os.waitpid(self.runner, 0)
+            self.runner = 0
+
     def _become_keeper(self) -> None:
+        """Leave the launcher's session, and open what is needed until the end."""
         os.setsid()
-        for number in runner.IGNORED:
-            signal.signal(number, signal.SIG_IGN)
         self._wakeup = runner.wakeup_pipe()
         self._poll.register(self._wakeup, select.POLLIN)
+        self._poll.register(self._lock, select.POLLIN)
+        limit = self.request["output_limit"]
+        self._limiters = [
+            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in schema.STREAMS
+        ]
 
     def _fork_runner(
         self, pipes: runner.Pipes, inheritance: Inheritance, borrowed: list[int]
@@ -140,47 +242,36 @@ class Keeper:
         pid = os.fork()
         if pid == 0:
             try:
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for fd in (self._lock, *borrowed):
                     os.close(fd)
                 runner.run(self.job, self.request, inheritance, pipes, adopt)
             finally:
                 os._exit(0)
-        for fd in (pipes.gate_out, pipes.verdict_in, pipes.report_in):
+        for fd in (pipes.gate_out, pipes.report_in):
             os.close(fd)
         self.runner, self._gate, self._report = pid, pipes.gate_in, pipes.report_out
 
-    def _first_report(self) -> Record:
-        self._poll.register(self._report, select.POLLIN)
-        while b"\n" not in self._report_rest:
-            data = os.read(self._report, 4096)
-            if not data:
+    def _line(self) -> bytes:
+        """Read one line of the runner's report, to the byte: the next line may be another process's to read."""
+        line = b""
+        while True:
+            byte = os.read(self._report, 1)
+            if byte == b"\n":
+                return line
+            if not byte:
                 raise JobError(
                     "cannot start the command: its runner died; is the machine out of memory or processes?"
                 )
-            self._report_rest += data
-        line, _newline, self._report_rest = self._report_rest.partition(b"\n")
-        os.set_blocking(self._report, False)
-        first: Record = json.loads(line)
-        return first
+            line += byte
 
     # -- adoption ---------------------------------------------------------------------------------------------------
 
-    def take_over(self, lock: int) -> None:
-        """Be the keeper of a job that has lost its own. Its processes are not our descendants.
-
-        :param lock: the keeper's lock, which we hold.
-        """
+    def take_over(self, record: Record) -> None:
+        """Be the keeper of a job that has lost its own. Its processes are not our descendants."""
         self._become_keeper()
-        self._lock = lock
-        self._poll.register(lock, select.POLLIN)
-        private = self.record[schema.PRIVATE]
-        self.command = private["command"]["pid"]
-        limit = self.request["output_limit"]
-        self._limiters = [
-            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in schema.STREAMS
-        ]
+        self._written = json.dumps(record).encode()
+        private = record[schema.PRIVATE]
+        self.command, self._began = private["command"]["pid"], private["monotonic"]
         self.ending = self.job.slot("ending")
         self._watch = self.job.watch("runner") or -1
         if self._watch >= 0:
@@ -196,7 +287,7 @@ class Keeper:
                 os.close(self._watch)
                 self._watch = -1
             self.runner = 0
-            command = self.record[schema.PRIVATE]["command"]
+            command = json.loads(self._written)[schema.PRIVATE]["command"]
             self.exited = self.job.slot("exit")
             self.gone = not tree.is_alive(command["pid"], command["started"])
             self._reap()  # if it has become our child, it may have ended since
@@ -206,7 +297,7 @@ class Keeper:
     def supervise(self) -> None:
         """Stay until the job has ended, and write its final record."""
         timeout = self.request["timeout"]
-        deadline = self.record[schema.PRIVATE]["monotonic"] + timeout if timeout else None
+        deadline = self._began + timeout if timeout else None
         if self.ending is not None and not self._over():  # a predecessor died while ending the tree
             was = self.ending
             self._end_tree(was["state"], was["signal"], self.request["grace"], was["reason"])
@@ -244,7 +335,7 @@ class Keeper:
         self._read_report()
         self._read_mail()
         self._reap()
-        if self.exited is None and not (self.subreaper and self.runner):
+        if self.command and self.exited is None and not (self.subreaper and self.runner):
             self._look_for_end()
 
     def _read_report(self) -> None:
@@ -300,11 +391,16 @@ class Keeper:
     # -- end --------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[tree.Process]:
-        session = 0 if self.subreaper else self.command
+        # Orphans of the tree become the runner's children, or ours when it is dead. A keeper that took over is its child.
+        roots = (
+            [os.getpid()]
+            if self.subreaper
+            else [pid for pid in (self.runner,) if pid == os.getppid()]
+        )
         return tree.members(
             self.job.jid,
-            roots=[os.getpid()],
-            session=session,
+            roots=roots,
+            session=0 if self.subreaper else self.command,
             spared={os.getpid(), self.runner},
             marked=not self.subreaper,
         )
@@ -325,16 +421,23 @@ class Keeper:
 
     def _conclude(self) -> None:
         self._limit_output()
+        record = json.loads(self._written)
         hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
-        streams = hidden if self.record[schema.PRIVATE]["no_log"] else self._excerpts()
-        state, reason = ("exited", None) if self.exited is not None else (schema.LOST, "killed")
+        streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
+        state, reason = schema.LOST, "killed"
+        if self.exited is not None:
+            state, reason = "exited", None
+        elif self._unstarted:
+            state, reason = schema.FAILED, schema.NOT_STARTED
         final = schema.finish(
-            dict(self.record, **streams),
+            dict(record, **streams),
             state=state,
             reason=reason,
             exited=self.exited,
             ending=self.ending,
         )
+        if self._unstarted:
+            final["msg"] += ": " + self._unstarted
         self.job.conclude(final)
         os.close(self._lock)  # wakes whoever waits for the end
         if self.runner and self._watch < 0:
@@ -371,11 +474,10 @@ def adopt(job: store.Job, borrowed: list[int]) -> None:
     if lock is None:
         return
     record = job.read_record()
-    if record["finished"]:
+    if record["finished"] or not record["started"]:
         return
-    keeper = Keeper(job, dict(record[schema.PRIVATE], timeout=record["timeout"]))
-    keeper.record = record
-    keeper.take_over(lock)
+    keeper = Keeper(job, dict(record[schema.PRIVATE], timeout=record["timeout"]), lock)
+    keeper.take_over(record)
     keeper.supervise()
 
 

@@ -30,8 +30,9 @@ import sys
 from . import looking, schema, stopping
 from .errors import JobError
 from .keeper import Keeper, adopt
-from .runner import Inheritance
+from .runner import Inheritance, read_all
 from .store import Store
+from .turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
     from .store import Job
 
 
+# Jobs that are launched side by side. What the launcher does between two forks, it does for all of them before: so they
+# share the memory that it touches. Each costs three descriptors meanwhile.
+SIDE_BY_SIDE = 64
+
+
 def main() -> None:
     """Launch what is asked for on stdin. The answer tells about each job by itself; the exit status is 0."""
     inheritance = Inheritance()
@@ -48,45 +54,68 @@ def main() -> None:
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     try:
         store = Store.open(request["async_dir"], create=True)
-        answers = launch_all(store, request["jobs"], inheritance)
+        answers = launch_all(store, request["jobs"], inheritance, request.get("slots", 0))
         adopt_all(store, request.get("adopt", []))
     except JobError as error:
         answers = [_error(error)] * len(request["jobs"])
     json.dump({"jobs": answers}, sys.stdout)
 
 
-def launch_all(store: Store, requests: list[Record], inheritance: Inheritance) -> list[Record]:
+def launch_all(
+    store: Store, requests: list[Record], inheritance: Inheritance, slots: int
+) -> list[Record]:
     """Launch jobs side by side and return each one's answer, in order.
 
-    Who decides about a name holds its lock, here and in the keeper, until the command has been exec'ed.
+    :param slots: how many of them may run at once; the others are queued. 0 for no limit.
     """
-    locks = _lock_names(store, requests)
     launches: list[Launch] = []
+    ready: list[Launch] = []
     for request in requests:
-        launch = Launch(request["name"])
-        for other in launches:
-            if other.name is not None and other.name == launch.name:
-                other.settle()
-        borrowed = locks + [other.fd for other in launches if other.answer is None]
+        if len(ready) == SIDE_BY_SIDE:
+            _launch_side_by_side(ready, inheritance)
+        launch = Launch(request)
+        launches.append(launch)
         try:
+            if request["name"] is not None:
+                _lock_name(launch, store, ready, inheritance)
             launch.answer = _without_launch(store, request)
             if launch.answer is None:
-                launch.fork(store.create_job(), request, inheritance, borrowed)
+                ahead = (
+                    [other.job.jid for other in launches if other.may_be_live()] if slots else []
+                )
+                launch.prepare(store, Turn(ahead, slots))
+                ready.append(launch)
         except OSError as error:
             launch.answer = _error(store.failure(error))
         except JobError as error:
             launch.answer = _error(error)
-        launches.append(launch)
-    return [launch.settle() for launch in launches]
+        if launch.answer is not None:
+            launch.let_go()
+    _launch_side_by_side(ready, inheritance)
+    return [launch.answer or {} for launch in launches]
 
 
-def _lock_names(store: Store, requests: list[Record]) -> list[int]:
-    """Take the locks of all names, sorted, so that two launchers never wait for each other."""
-    names = sorted({request["name"] for request in requests if request["name"] is not None})
+def _launch_side_by_side(ready: list[Launch], inheritance: Inheritance) -> None:
+    """Fork the keepers of jobs that have been prepared, and wait for their answers; afterwards none is ready."""
+    for launch in ready:
+        if launch.job is not None:
+            launch.fork(launch.job, inheritance, ready)
+    for launch in ready:
+        launch.settle()
+    ready.clear()
+
+
+def _lock_name(launch: Launch, store: Store, ready: list[Launch], inheritance: Inheritance) -> None:
+    """Take the lock of a launch's name.
+
+    Who decides about a name holds its lock, here and in the keeper, until the command has been exec'ed or queued.
+    Nobody waits for a lock and holds one: two launchers can never wait for each other.
+    """
     try:
-        return [store.lock_name(name) for name in names]
-    except OSError as error:
-        raise store.failure(error) from None
+        launch.lock_name(store, wait=False)
+    except BlockingIOError:
+        _launch_side_by_side(ready, inheritance)
+        launch.lock_name(store, wait=True)
 
 
 def adopt_all(store: Store, jids: list[str]) -> None:
@@ -117,35 +146,76 @@ def _leave_stdio() -> None:
 
 
 class Launch:
-    """One request on its way to an answer."""
+    """One request on its way to an answer.
 
-    def __init__(self, name: str | None) -> None:
-        self.name = name
+    Its descriptors have roles: the locks ``name``, ``keeper`` and ``turn``, and the answer's pipe ``in`` and ``out``.
+    """
+
+    def __init__(self, request: Record) -> None:
+        self.request = request
         self.answer: Record | None = None
-        self.pid = 0
-        self.fd = -1
+        self.job: Job | None = None
+        self._turn = Turn([], 0)
+        self._fds: dict[str, int] = {}
+        self._pid = 0
 
-    def fork(
-        self, job: Job, request: Record, inheritance: Inheritance, borrowed: list[int]
-    ) -> None:
-        """Start the keeper."""
-        self.fd, answer_in = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.close(self.fd)
-            _be_keeper(job, request, inheritance, answer_in, borrowed)
-        os.close(answer_in)
+    def may_be_live(self) -> bool:
+        """Tell whether a job has been made, and is not known to have failed at its launch."""
+        return self.job is not None and (self.answer is None or "record" in self.answer)
 
-    def settle(self) -> Record:
+    def lock_name(self, store: Store, *, wait: bool) -> None:
+        """Take the lock of the name, see ``Store.lock_name``."""
+        self._fds["name"] = store.lock_name(self.request["name"], wait=wait)
+
+    def prepare(self, store: Store, turn: Turn) -> None:
+        """Make the job's folder and take its locks: whoever comes later finds the job held, however slow its keeper is."""
+        job = store.create_job()
+        try:
+            job.furnish(queued=turn.must_wait())
+            for role in ("keeper", "turn") if turn.must_wait() else ("keeper",):
+                lock = job.lock(role)
+                if lock is None:
+                    raise JobError("cannot launch job %s: somebody else has its locks" % job.jid)
+                self._fds[role] = lock
+            self._fds["out"], self._fds["in"] = os.pipe()
+        except BaseException:
+            job.remove()
+            raise
+        self.job, self._turn = job, turn
+        self.keeper = Keeper(job, self.request, self._fds["keeper"])
+
+    def fork(self, job: Job, inheritance: Inheritance, others: list[Launch]) -> None:
+        """Start the keeper; ``others`` are launched side by side, and none of their descriptors are for it."""
+        try:
+            self._pid = os.fork()
+        except OSError as error:
+            self.answer = _error(job.store.failure(error))
+            job.remove()
+        if self._pid == 0 and self.answer is None:
+            for other in others:
+                if other is not self:
+                    other.let_go()
+            os.close(self._fds.pop("out"))
+            self._fds.pop("keeper")
+            turn_lock = self._fds.pop("turn", -1)
+            _be_keeper(self.keeper, inheritance, self._turn, turn_lock, self._fds)
+        self.let_go("out")
+        job.close()
+
+    def let_go(self, *kept: str) -> None:
+        """Close the descriptors of all roles but these."""
+        for role in [role for role in self._fds if role not in kept]:
+            os.close(self._fds.pop(role))
+
+    def settle(self) -> None:
         """Wait for the keeper's answer."""
         if self.answer is None:
-            with open(self.fd, "rb") as source:
-                data = source.read()
+            data = read_all(self._fds.pop("out"))
             lost = JobError("the job's keeper died while launching it; look at the machine's log")
             self.answer = json.loads(data) if data else _error(lost)
             if "error" in self.answer:
-                os.waitpid(self.pid, 0)
-        return self.answer
+                os.waitpid(self._pid, 0)
+        self.let_go()
 
 
 def _without_launch(store: Store, request: Record) -> Record | None:
@@ -174,41 +244,48 @@ def _without_launch(store: Store, request: Record) -> Record | None:
 
 
 def _be_keeper(
-    job: Job, request: Record, inheritance: Inheritance, answer: int, borrowed: list[int]
+    keeper: Keeper, inheritance: Inheritance, turn: Turn, turn_lock: int, borrowed: dict[str, int]
 ) -> NoReturn:
-    """Be a job's keeper until it is finished. The caller has got its answer by then."""
+    """Be a job's keeper until it is finished. The caller has got its answer by then.
+
+    :param turn_lock: the lock of a job that is queued; -1 for one that starts at once.
+    :param borrowed: the answer's pipe, ``in``, and the lock of the job's name if it has one: what is let go of then.
+    """
     answered = False
     try:
         _leave_stdio()
-        keeper = Keeper(job, request)
         try:
-            outcome = {"record": keeper.launch(inheritance, [answer, *borrowed])}
+            if turn_lock < 0:
+                record = keeper.launch(inheritance, turn.ahead, list(borrowed.values()))
+            else:
+                record = keeper.enqueue()
+            answer = b'{"record": ' + record + b"}"
         except JobError as error:
-            outcome = _error(error)
+            record, answer = b"", json.dumps(_error(error)).encode()
         answered = True
-        _send(answer, outcome)
-        for fd in borrowed:
+        _send(borrowed["in"], answer)
+        for fd in borrowed.values():
             os.close(fd)
-        if "record" in outcome:
+        if record:
+            if turn_lock >= 0:
+                keeper.start_later(turn, turn_lock, inheritance)
             keeper.supervise()
     except Exception as error:  # pylint: disable=broad-exception-caught  # nobody else would see it
         if not answered:
-            _send(
-                answer, _error(JobError("the job's keeper failed while launching it: %r" % error))
-            )
-        job.log_loss()
+            failure = JobError("the job's keeper failed while launching it: %r" % error)
+            _send(borrowed["in"], json.dumps(_error(failure)).encode())
+        keeper.job.log_loss()
     finally:
         os._exit(0)
 
 
-def _send(fd: int, answer: Record) -> None:
-    data = memoryview(json.dumps(answer).encode())
+def _send(fd: int, answer: bytes) -> None:
+    data = memoryview(answer)
     try:
         while data:
             data = data[os.write(fd, data) :]
     except BrokenPipeError:  # the module was killed: the job goes on, and the next look finds it
         pass
-    os.close(fd)
 
 
 def _error(error: JobError) -> Record:

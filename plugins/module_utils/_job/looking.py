@@ -115,6 +115,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     exited = job.slot("exit")
     command = same_boot and tree.is_alive(private["command"]["pid"], private["command"]["started"])
     evidence = schema.Evidence(
+        queued=record["state"] == schema.QUEUED,
         keeper=keeper,
         runner=runner,
         exited=exited is not None,
@@ -123,6 +124,8 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         damaged=schema.FLAW in private or (exited is None and job.spoilt("exit")),
     )
     state, reason = schema.verdict(evidence)
+    if state == schema.QUEUED:
+        return record
     if state == schema.RUNNING:
         elapsed = round(time.monotonic() - private["monotonic"], 3)
         return dict(
@@ -173,6 +176,7 @@ def _damaged(job: Job, why: str) -> Record:
     """Return the dictionary of a job whose record cannot be read and has no copy: what locks and slots tell."""
     exited = job.slot("exit")
     evidence = schema.Evidence(
+        queued=False,  # nobody knows either
         keeper=job.is_held("keeper"),
         runner=job.is_held("runner"),
         exited=exited is not None,

@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from . import tree
+from . import kernel, tree
 from .schema import COOKIE
 
 TYPE_CHECKING = False
@@ -31,11 +31,17 @@ ADOPT_INTERVAL = 1.0
 
 
 class Inheritance:
-    """What the launcher got from the module, and the command must get unchanged."""
+    """What the launcher got from the module, and the command must get unchanged.
+
+    Making one changes it: the launcher, and all that it forks, are private and deaf to the signals of others.
+    """
 
     def __init__(self) -> None:
         self.umask = os.umask(0o077)
         self.ignored = [number for number in IGNORED if signal.getsignal(number) is signal.SIG_IGN]
+        for number in IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # see wakeup_pipe
 
     def restore(self) -> None:
         """Undo what this package, and the interpreter at its start, changed (subprocess's restore_signals)."""
@@ -48,13 +54,11 @@ class Pipes:
     """How keeper, runner and command talk while a job is launched.
 
     ``gate``: the command is exec'ed when a byte comes through, never if it is closed before.
-    ``verdict``: the command's way to say why it could not be exec'ed; closed by a successful exec.
-    ``report``: the runner's lines to the keeper: who the command is, and how it ended.
+    ``report``: lines to the keeper: who the command is, why it could not be exec'ed (empty if it has been), how it ended.
     """
 
     def __init__(self) -> None:
         self.gate_out, self.gate_in = os.pipe()
-        self.verdict_out, self.verdict_in = os.pipe()
         self.report_out, self.report_in = os.pipe()
 
 
@@ -73,20 +77,20 @@ def run(
     lock = job.lock("runner")
     if lock is None:
         return
-    for fd in (pipes.gate_in, pipes.verdict_out, pipes.report_out):
+    kernel.become_subreaper()
+    for fd in (pipes.gate_in, pipes.report_out):
         os.close(fd)
-    unborn_out, unborn_in = os.pipe()  # the command's way to say that it never was exec'ed
+    refusal_out, refusal_in = os.pipe()  # closed by a successful exec
     pid = os.fork()
     if pid == 0:
-        _become_command(job, request, inheritance, pipes, unborn_in)
-    for fd in (pipes.gate_out, pipes.verdict_in, unborn_in):
+        _become_command(job, request, inheritance, pipes, refusal_in)
+    for fd in (pipes.gate_out, refusal_in):
         os.close(fd)
     os.chdir("/")
-    command = tree.process(pid)
-    _tell(pipes.report_in, {"pid": pid, "started": command.started if command else 0})
     wakeup = wakeup_pipe()
-    with open(unborn_out, "rb") as unborn:
-        was_born = unborn.read() == b""
+    refusal = read_all(refusal_out)
+    _tell(pipes.report_in, refusal)
+    was_born = refusal == b""
     status = (
         _wait_for(pid, job, wakeup, lambda: _fork_keeper(job, lock, adopt))
         if was_born
@@ -94,18 +98,31 @@ def run(
     )
     if was_born:
         end = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
-        _tell(pipes.report_in, end)
+        _tell(pipes.report_in, json.dumps(end).encode())
         os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
         job.fill("exit", end)
     os.close(lock)
 
 
+def read_all(fd: int) -> bytes:
+    """Read a pipe to its end and close it."""
+    found = b""
+    while True:
+        data = os.read(fd, 65536)
+        if not data:
+            os.close(fd)
+            return found
+        found += data
+
+
 def wakeup_pipe() -> int:
-    """Return a descriptor that becomes readable when a child changes (signal.set_wakeup_fd)."""
+    """Return a descriptor that becomes readable when a child changes (signal.set_wakeup_fd).
+
+    Python writes to it only for a signal that has a handler: the launcher's, see Inheritance.
+    """
     wakeup_out, wakeup_in = os.pipe()
     os.set_blocking(wakeup_out, False)
     os.set_blocking(wakeup_in, False)
-    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wakeup_in)
     return wakeup_out
 
@@ -178,20 +195,23 @@ def _fork_keeper(job: Job, lock: int, adopt: Callable[[Job, list[int]], None]) -
     os.close(ready_out)
 
 
-def _tell(fd: int, line: Record) -> None:
+def _tell(fd: int, line: bytes) -> None:
     try:
-        os.write(fd, json.dumps(line).encode() + b"\n")
+        os.write(fd, line + b"\n")
     except BrokenPipeError:  # the keeper is dead; the exit record will tell
         pass
 
 
 def _become_command(
-    job: Job, request: Record, inheritance: Inheritance, pipes: Pipes, unborn: int
+    job: Job, request: Record, inheritance: Inheritance, pipes: Pipes, refusal: int
 ) -> NoReturn:
     parameter, subject = request["parameter"], request["argv"][0]
+    failure = b"{}"  # the gate was closed
     try:
-        os.close(pipes.report_in)
         os.setsid()
+        itself = tree.process(os.getpid())
+        who = {"pid": os.getpid(), "started": itself.started if itself else 0}
+        _tell(pipes.report_in, json.dumps(who).encode())
         stdin = request["stdin"]
         sources = [
             os.open("/dev/null", os.O_RDONLY)
@@ -215,29 +235,16 @@ def _become_command(
             parameter, subject = request["parameter"], request["argv"][0]
             os.execvpe(request["argv"][0], request["argv"], _environment(job.jid, request["env"]))
     except OSError as error:
-        _tell(
-            pipes.verdict_in,
-            {
-                "parameter": parameter,
-                "subject": subject,
-                "errno": error.errno,
-                "strerror": error.strerror,
-            },
-        )
-    except (
-        ValueError
-    ):  # text that is none, such as half a surrogate pair; the exception's own words would show it
-        _tell(
-            pipes.verdict_in,
-            {
-                "parameter": "argv, env or stdin",
-                "subject": "of the job",
-                "errno": errno.EINVAL,
-                "strerror": "not encodable as text for a program",
-            },
-        )
+        told = {"parameter": parameter, "subject": subject}
+        told.update(errno=error.errno, strerror=error.strerror)
+        failure = json.dumps(told).encode()
+    except ValueError:
+        # Text that is none, such as half a surrogate pair; the exception's own words would show it.
+        told = {"parameter": "argv, env or stdin", "subject": "of the job"}
+        told.update(errno=errno.EINVAL, strerror="not encodable as text for a program")
+        failure = json.dumps(told).encode()
     finally:
-        os.write(unborn, b"x")
+        os.write(refusal, failure)
         os._exit(127)
 
 

@@ -35,6 +35,7 @@ LOST = "lost"
 STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST)
 UNSUPERVISED = "unsupervised"  # the reason of a running job that has lost its keeper
 DAMAGED = "record damaged"  # the reason of a verdict that had to do without a record
+NOT_STARTED = "not started"  # the reason of a failed job whose turn came, but whose command could not be exec'ed
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
 STREAMS = ("stdout", "stderr")
@@ -129,6 +130,7 @@ def exit_outcome(status: int) -> tuple[str, int, str | None]:
 class Evidence:
     """What can be seen of a job whose record is not final.
 
+    :param queued: whether the record says that the job has not had its turn yet.
     :param keeper: whether somebody holds the keeper's lock.
     :param runner: whether somebody holds the runner's lock.
     :param exited: whether a valid exit record exists.
@@ -137,11 +139,12 @@ class Evidence:
     :param damaged: whether the record or the exit record is there and cannot be understood.
     """
 
-    __slots__ = ("command", "damaged", "exited", "keeper", "runner", "same_boot")
+    __slots__ = ("command", "damaged", "exited", "keeper", "queued", "runner", "same_boot")
 
     def __init__(
         self,
         *,
+        queued: bool,
         keeper: bool,
         runner: bool,
         exited: bool,
@@ -149,6 +152,7 @@ class Evidence:
         command: bool,
         damaged: bool = False,
     ) -> None:
+        self.queued = queued
         self.keeper = keeper
         self.runner = runner
         self.exited = exited
@@ -164,15 +168,13 @@ def verdict(evidence: Evidence) -> tuple[str, str | None]:
     the state is then what :func:`outcome` makes of it.
     """
     if evidence.keeper:
-        return (
-            RUNNING,
-            None,
-        )  # with an exit record too: its keeper is about to write the final record
-    if evidence.exited:
+        # With an exit record too: its keeper is about to write the final record.
+        return (QUEUED if evidence.queued else RUNNING), None
+    if evidence.exited and not evidence.queued:
         return "exited", None
     if not evidence.same_boot:
         return LOST, "rebooted"
-    if evidence.runner or evidence.command:
+    if (evidence.runner or evidence.command) and not evidence.queued:
         return RUNNING, UNSUPERVISED
     return LOST, DAMAGED if evidence.damaged else "killed"
 
@@ -335,6 +337,7 @@ _RECORD_RULES: Rules = {
     "containment": _text,
     "user": _text,
     "progress": _or_null(_object),
+    "submitted": _text,
 }
 _PRIVATE_RULES: Rules = {
     "no_log": _flag,
@@ -346,8 +349,15 @@ _PRIVATE_RULES: Rules = {
     "output_limit": lambda value: _integer(value) and _number(value),
     "spec": _or_null(_specification),
 }
-# A job that is still queued has no processes.
-_PROCESS_RULES: Rules = {"keeper": _integer, "runner": _integer, "command": _process}
+# A job that has never started has no processes.
+_PROCESS_RULES: Rules = {
+    "keeper": _integer,
+    "runner": _integer,
+    "command": _process,
+    "ahead": lambda value: (
+        isinstance(value, list) and all(_text(jid) and valid_jid(jid) for jid in value)
+    ),
+}
 _SLOT_RULES: dict[str, Rules] = {
     "exit": {"status": _wait_status, "epoch": _number, "monotonic": _number},
     "ending": {
@@ -384,7 +394,7 @@ def record_flaw(jid: str, record: object) -> str | None:
             str(version)[:20],
             VERSION,
         )
-    processes = {} if record.get("state") == QUEUED else _PROCESS_RULES
+    processes = _PROCESS_RULES if record.get("started") else {}
     return (
         _flaw(record, _RECORD_RULES)
         or _flaw(private, dict(_PRIVATE_RULES, **processes))
@@ -432,19 +442,17 @@ def _is_deep(value: object, limit: int) -> bool:
 
 
 def new_record(jid: str, request: Record, place: Record) -> Record:
-    """Return the record of a job that is about to run.
+    """Return the record of a job that has been accepted and waits for its turn.
 
     :param request: what the user asked for, as the launcher got it.
-    :param place: where the job lies and who runs it: user, boot id, process ids, paths.
+    :param place: where the job lies and who keeps it: user, boot id, clocks, paths.
     """
     hidden = request["no_log"]
-    timeout = request["timeout"]
-    now, clock = place["epoch"], place["monotonic"]
     return {
         "ansible_job_id": jid,
         "name": request["name"],
-        "state": RUNNING,
-        "started": True,
+        "state": QUEUED,
+        "started": False,
         "finished": False,
         "changed": False,
         "failed": False,  # without it ansible-core takes any rc but 0, also null, for a failure
@@ -452,12 +460,13 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
         "signal": None,
         "reason": None,
         "cmd": HIDDEN if hidden else request["cmd"],
-        "start": timestamp(now),
+        "submitted": timestamp(place["epoch"]),
+        "start": None,
         "end": None,
         "delta": None,
-        "elapsed": 0.0,
-        "timeout": timeout,
-        "deadline": timestamp(now + timeout) if timeout else None,
+        "elapsed": None,
+        "timeout": request["timeout"],
+        "deadline": None,
         "stdout": "",
         "stderr": "",
         "stdout_bytes": 0,
@@ -473,17 +482,36 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
             "version": VERSION,
             "no_log": hidden,
             "boot_id": place["boot_id"],
-            "epoch": now,
-            "monotonic": clock,
+            "epoch": place["epoch"],
+            "monotonic": place["monotonic"],
             "grace": request["grace"],
             "stop_signal": request["stop_signal"],
             "output_limit": request["output_limit"],
             "spec": request["spec"],
             "keeper": place["keeper"],
-            "runner": place["runner"],
-            "command": place["command"],
+            "runner": 0,
+            "command": {"pid": 0, "started": 0},
+            "ahead": [],
         },
     }
+
+
+def begin(record: Record, start: Record) -> Record:
+    """Return the record of a job whose command is about to run.
+
+    :param start: its moment on both clocks (``epoch``, ``monotonic``), the processes (``runner``, ``command``), and the
+        jobs of the same batch that were still live (``ahead``).
+    """
+    timeout, epoch = record["timeout"], start["epoch"]
+    return dict(
+        record,
+        state=RUNNING,
+        started=True,
+        start=timestamp(epoch),
+        elapsed=0.0,
+        deadline=timestamp(epoch + timeout) if timeout else None,
+        **{PRIVATE: dict(record[PRIVATE], **start)},
+    )
 
 
 def finish(
@@ -549,11 +577,14 @@ def message(job: Record) -> str:
     """Tell in one sentence what became of a finished job."""
     state, rc = job["state"], job["rc"]
     who = "job %s" % (job.get("name") or job["ansible_job_id"])
+    failure = "%s failed: rc %s" % (who, rc)
+    if job["signal"] is not None:
+        failure = "%s was killed by %s (rc %s)" % (who, job["signal"], rc)
+    elif job["reason"] == NOT_STARTED:
+        failure = "%s could not be started" % who
     why = {
         SUCCEEDED: "%s succeeded" % who,
-        FAILED: "%s failed: rc %s" % (who, rc)
-        if job["signal"] is None
-        else "%s was killed by %s (rc %s)" % (who, job["signal"], rc),
+        FAILED: failure,
         TIMED_OUT: "%s timed out: it was ended after its limit" % who
         + ("" if job["timeout"] is None else " of %s s" % job["timeout"]),
         STOPPED: "%s was stopped on request" % who,
@@ -575,7 +606,7 @@ def message(job: Record) -> str:
 def unknown(jid: str) -> Record:
     """Return the job dictionary of which nothing is known but the id."""
     keys = (
-        "name state rc signal reason cmd start end delta elapsed timeout deadline stdout_bytes stderr_bytes "
+        "name state rc signal reason cmd submitted start end delta elapsed timeout deadline stdout_bytes stderr_bytes "
         "stdout_file stderr_file results_file containment user progress"
     )
     found: Record = dict.fromkeys(keys.split())

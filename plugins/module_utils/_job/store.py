@@ -12,6 +12,7 @@
         key                           of the digests by which secrets are compared
         jobs/<jid>/
             keeper, runner            FIFOs: whoever has the name of one holds its lock for as long as it lives
+            turn                      the same, of a job that is queued: its keeper holds it until the job has started
             stdout, stderr            what the command writes
             exit                      slot: the wait status, written by the runner the moment the command ends
             ending                    slot: why and how the keeper ended the job, written before the first signal
@@ -386,12 +387,17 @@ class Store:
         return None
 
     @_privately
-    def set_latest(self, name: str, jid: str) -> str:
-        """Let a name mean another job, durably, and return the jid that it meant before.
+    def set_latest(self, name: str, jid: str) -> None:
+        """Let a name mean another job, durably. Only the holder of the name's lock may call this."""
+        self._name(name, jid, self._named(name)[0])
 
-        Only the holder of the name's lock may call this. An empty jid stands for no job.
-        """
-        before = self._named(name)[0]
+    def forget_latest(self, name: str, jid: str) -> None:
+        """Let a name mean again what it meant before this job. Only the holder of the name's lock may call this."""
+        latest, before = self._named(name)
+        if latest == jid:
+            self._name(name, before, "")
+
+    def _name(self, name: str, jid: str, before: str) -> None:
         names = self.private("names")
         try:
             _remove_tree(name + ".new", names)
@@ -400,7 +406,6 @@ class Store:
             os.fsync(names)
         finally:
             os.close(names)
-        return before
 
     def _named(self, name: str) -> list[str]:
         """Return the jid that a name means, and the one that it meant before."""
@@ -509,6 +514,12 @@ class Job:
             self._fd = self.store.private("jobs", self.jid, create=False)
         return self._fd
 
+    def close(self) -> None:
+        """Let go of the folder until it is needed again."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
     def path(self, name: str) -> str:
         """Return the path of one of the job's files, for people to read."""
         return self.store.private_path("jobs", self.jid, name)
@@ -564,11 +575,19 @@ class Job:
     @_privately
     def publish(self, record: Record) -> None:
         """Write the job's first record, durably: from now on the job exists for everybody."""
+        self._reserve("record", 0)
+        self.replace(record)
+
+    @_privately
+    def replace(self, record: Record) -> None:
+        """Write a record that is not the last one, durably, and make room for the next.
+
+        Only the holder of the keeper's lock may call this.
+        """
         data = json.dumps(record).encode()
-        _write_new(self.fd, "first", data)
-        self._reserve("record", len(data) + SLOT_BYTES)
-        self._copy("record", data)
-        self._install("first")
+        _write_new(self.fd, "next", data)
+        self._make_room("record", data)
+        self._install("next")
 
     @_privately
     def conclude(self, record: Record, *, by_reader: bool = False) -> Record:
@@ -751,14 +770,19 @@ class Job:
     # -- beginning and end ------------------------------------------------------------------------------------------
 
     @_privately
-    def furnish(self) -> None:
+    def furnish(self, *, queued: bool = False) -> None:
         """Make the files of a new job."""
-        for role in ("keeper", "runner"):
+        for role in ("keeper", "runner", "turn") if queued else ("keeper", "runner"):
             os.mkfifo(role, 0o600, dir_fd=self.fd)
         for slot in ("exit", "ending"):
             self._reserve(slot, SLOT_BYTES)
         for stream in ("stdout", "stderr"):
             os.close(os.open(stream, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=self.fd))
+
+    def leave_queue(self, turn: int) -> None:
+        """Let go of the lock ``turn``: the next job of the batch may look whether its own has come."""
+        os.unlink("turn", dir_fd=self.fd)
+        os.close(turn)
 
     def open_stream(self, stream: str, flags: int) -> int:
         """Open stdout or stderr.
@@ -827,20 +851,19 @@ class Job:
     def _reserve(self, name: str, size: int) -> None:
         fd = os.open(name, os.O_WRONLY | _NEW_FLAGS, 0o600, dir_fd=self.fd)
         try:
-            try:
-                os.posix_fallocate(fd, 0, size)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                    raise
-                write_all(fd, bytes(size))  # a C library that does not emulate it
+            _allocate(fd, size)
         finally:
             os.close(fd)
 
-    def _copy(self, name: str, data: bytes) -> None:
-        """Write into what has been reserved. A copy need not be durable: what a power cut spares, the record is."""
+    def _make_room(self, name: str, data: bytes) -> None:
+        """Let a reserved file hold a copy of a record, and have room for its successor.
+
+        A copy need not be durable: what a power cut spares, the record is.
+        """
         fd = self.store.open_own(self.fd, name, os.O_WRONLY, self.path(name))
         try:
-            os.pwrite(fd, data, 0)
+            _allocate(fd, len(data) + SLOT_BYTES)
+            os.pwrite(fd, data.ljust(os.fstat(fd).st_size, b"\0"), 0)
         finally:
             os.close(fd)
 
@@ -1003,6 +1026,17 @@ def _refusal(path: str, why: str, advice: str) -> JobError:
         "cannot use async_dir %s as user %s: %s; %s" % (path, user_name(os.geteuid()), why, advice),
         async_dir=path,
     )
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Give a file the room for so many bytes (posix_fallocate(3))."""
+    try:
+        if size:
+            os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        write_all(fd, bytes(size))  # a C library that does not emulate it
 
 
 def _write_new(folder: int, name: str, data: bytes) -> None:

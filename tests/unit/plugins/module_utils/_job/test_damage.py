@@ -35,13 +35,21 @@ PLACE = {
     "user": "me",
     "containment": "process",
     "keeper": 2**22 + 1,
-    "runner": 2**22 + 2,
-    "command": {"pid": 2**22 + 3, "started": 5},
     "results_file": "/r",
     "stdout_file": "/o",
     "stderr_file": "/e",
 }
-RUNNING = schema.new_record(JID, request("true"), PLACE)
+QUEUED = schema.new_record(JID, request("true"), PLACE)
+RUNNING = schema.begin(
+    QUEUED,
+    {
+        "epoch": 990.0,
+        "monotonic": 90.0,
+        "runner": 2**22 + 2,
+        "command": {"pid": 2**22 + 3, "started": 5},
+        "ahead": [],
+    },
+)
 ASKED = dict(RUNNING, name="n")
 FAILED = schema.finish(RUNNING, state="exited", reason=None, exited=EXITED, ending=None)
 ENDED = schema.finish(RUNNING, state="exited", reason=None, exited=EXITED, ending=ENDING)
@@ -108,7 +116,7 @@ PATHS = sorted(
 )
 
 
-@pytest.mark.parametrize("record", [RUNNING, ASKED, FAILED, ENDED, LOST])
+@pytest.mark.parametrize("record", [QUEUED, RUNNING, ASKED, FAILED, ENDED, LOST])
 def test_what_we_write_has_no_flaw(record):
     assert schema.record_flaw(JID, record) is None
     assert schema.record_flaw(JID, json.loads(json.dumps(record))) is None

@@ -15,7 +15,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
 DESIGN = Path(_job.__file__).parents[3] / "docs" / "design.md"
-KINDS = ("keeper", "exited", "same_boot", "runner", "command", "damaged")
+KINDS = ("queued", "keeper", "exited", "same_boot", "runner", "command", "damaged")
 
 
 def all_evidence():
@@ -25,12 +25,13 @@ def all_evidence():
 def documented_verdict(evidence):
     """Apply the table of docs/design.md: the first row that fits."""
     rows = re.findall(
-        r"^\| %s`(\S+)` \| ([^|]+) \|" % (r"(yes|no|any) \| " * 5),
+        r"^\| %s`(\S+)` \| ([^|]+) \|" % (r"(yes|no|any) \| " * 6),
         DESIGN.read_text(),
         re.M,
     )
     assert len(rows) >= 6
     seen = (
+        evidence["queued"],
         evidence["keeper"],
         evidence["exited"],
         evidence["same_boot"],
@@ -51,11 +52,15 @@ def test_verdict_is_what_the_design_says(evidence):
 @pytest.mark.parametrize("evidence", all_evidence())
 def test_verdict_never_lies(evidence):
     state, reason = schema.verdict(schema.Evidence(**evidence))
+    started = not evidence["queued"]
     alive = evidence["keeper"] or (
-        evidence["same_boot"] and (evidence["runner"] or evidence["command"])
+        started and evidence["same_boot"] and (evidence["runner"] or evidence["command"])
     )
-    assert (state == schema.RUNNING) <= alive, "running without anything alive"
-    assert (state == schema.LOST) <= (not alive and not evidence["exited"]), (
+    assert (state in (schema.RUNNING, schema.QUEUED)) == (
+        alive and (evidence["keeper"] or not evidence["exited"])
+    ), "live without anything alive, or the other way round"
+    assert (state == schema.QUEUED) <= evidence["queued"], "queued after it has started"
+    assert (state == schema.LOST) <= (not alive and not (started and evidence["exited"])), (
         "lost although something is known"
     )
     assert (state == schema.LOST) <= (reason is not None), "lost without a reason"
