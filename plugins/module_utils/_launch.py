@@ -208,9 +208,18 @@ def _install(where: Store) -> str:
     path = where.install_engine(digest[:32], files)
     if not os.path.exists(importlib.util.cache_from_source(os.path.join(path, "program.py"))):
         # Compiled here, once, because an interpreter never gives back the memory that compiling takes.
-        for name in files:
-            py_compile.compile(os.path.join(path, name))
+        # Durably, and that which stands for all at last: what a power cut has torn stops an interpreter for ever.
+        for name in sorted(files, key="program.py".__eq__):
+            _fsync(py_compile.compile(os.path.join(path, name), doraise=True))
     return path
+
+
+def _fsync(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _argv(params: dict[str, Any]) -> list[str]:

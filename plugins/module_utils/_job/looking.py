@@ -109,6 +109,9 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         )  # the keeper may have written the final record and ended since we read it
         if record["finished"]:
             return record
+        final = job.pending_record()
+        if final is not None:
+            return _reconcile(job, final) if settle else final
     private = record[schema.PRIVATE]
     same_boot = private["boot_id"] == store.boot_id()
     runner = job.is_held("runner")

@@ -665,6 +665,18 @@ class Job:
     def _scratch(self) -> str:
         return ".%s.final" % self.jid
 
+    def pending_record(self) -> Record | None:
+        """Return a final record that is whole but has not been installed; None if there is none.
+
+        Between the two steps its writer may be killed, or the power go: whoever has seen the record installed
+        has seen what is on the disk here, but the disk need not know of the rename yet.
+        """
+        try:
+            record = self._read_record("record", self.fd)
+        except (OSError, JobError, MissingRecord, DamagedRecord):  # not written to its end
+            return None
+        return record if record.get("finished") and schema.PRIVATE in record else None
+
     def _open_final(self) -> int:
         path = self.path("record")
         try:

@@ -180,6 +180,24 @@ def test_after_a_reboot_a_job_is_lost(launcher):
     assert (found["state"], found["reason"]) == ("lost", "rebooted")
 
 
+@pytest.mark.parametrize("cut", [None, -1, 0])
+def test_a_final_record_that_was_not_renamed_to_its_place_is_believed_if_it_is_whole(launcher, cut):
+    job = launcher.shell("sleep 60")
+    kill_all(launcher, job)
+    final = dict(job.read_record(), state="failed", rc=3, finished=True, stdout="kept")
+    text = json.dumps(final).encode()
+    with open(job.path("record"), "r+b") as room:
+        room.write(text[:cut])
+        if cut is None:
+            room.truncate()
+    found = looking.look(job)
+    if cut is None:
+        assert (found["state"], found["rc"], found["stdout"]) == ("failed", 3, "kept")
+        assert job.read_record() == final, "and now it is in its place"
+    else:
+        assert (found["state"], found["reason"]) == ("lost", "killed")
+
+
 def test_no_log_hides_a_running_jobs_output(launcher):
     job = launcher.shell("echo s3cret; sleep 60", no_log=True)
     until(lambda: os.stat(job.path("stdout")).st_size)

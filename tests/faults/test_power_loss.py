@@ -1,0 +1,269 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The power goes: an ext4 as its disk may be at random moments while jobs start and end.
+
+A copy of a mounted image takes time, and what it reads of two moments is a state that no power cut makes. So nothing
+is copied: the disk notes every write and flush in its order (see disk.py), and each cut is built from the notes. It
+is harsher than a copy: a disk's own cache is lost with the power, so of what was written after the last flush
+any part may be missing, sectors in the middle of a write included.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.durable.jobs.plugins.module_utils import _launch
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store
+from ansible_collections.durable.jobs.tests.faults import disk as disks
+from ansible_collections.durable.jobs.tests.faults import machine as machines
+from ansible_collections.durable.jobs.tests.faults.conftest import SEED
+from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
+
+CUTS = int(os.environ.get("DURABLE_JOBS_CUTS", "200"))
+BATCHES, BATCH = 14, 8  # launches, and jobs of each
+BUILTIN_JOBS = 5
+SEEK = 0.004  # seconds for a flush: a look has time to fall between a step and its being durable
+
+# Runs on the machine after its reboot. Each line that it reads is one image; each line that it writes tells what is
+# on it: every look, and what launches say. The names are those of jobs that have succeeded.
+AFTERWARDS = """
+import json, os, subprocess, sys, time
+sys.path.insert(0, sys.argv[1])
+from _job import looking, store
+
+def content(path):
+    with open(path, "rb") as source:
+        return source.read()
+
+ENGINE = os.path.dirname(store.__file__)
+FILES = {name: content(os.path.join(ENGINE, name)) for name in os.listdir(ENGINE) if name.endswith(".py")}
+
+def launch(where, **changes):
+    program = os.path.join(where.install_engine(sys.argv[2], FILES), "program.py")
+    asked = {"async_dir": where.path, "jobs": [dict(json.loads(sys.argv[3]), **changes)]}
+    argv = [sys.executable, "-I", "-S", program]
+    done = subprocess.run(argv, input=json.dumps(asked).encode(), stdout=subprocess.PIPE)
+    os.close(where._engine)  # it would keep the file system from being unmounted
+    answer = json.loads(done.stdout)["jobs"][0]
+    if "record" not in answer:
+        return answer
+    return look(where, answer["record"]["ansible_job_id"], 20)["state"]
+
+def look(where, jid, wait=0):
+    job = where.job(jid)
+    try:
+        return looking.wait(job, wait)
+    finally:
+        os.close(job.fd)
+
+for line in sys.stdin:
+    image, folder, names = json.loads(line)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    found = {"looks": {}, "launches": []}
+    where = store.Store.open(os.path.join(folder, "jobs"), create=True)
+    for jid in sorted(name for name in os.listdir(where.path) if name.startswith("j")):
+        one = look(where, jid)
+        found["looks"][jid] = [one[key] for key in ("state", "rc", "reason", "stdout")]
+    again = {"spec": {"cmd": "x"}, "rerun": "on_failure"}
+    found["launches"] = [launch(where), *(launch(where, name=name, **again) for name in names)]
+    os.close(where.fd)
+    limit = time.monotonic() + 20  # the keeper of what was launched is about to end
+    while subprocess.run(["umount", folder], stderr=subprocess.DEVNULL).returncode:
+        if time.monotonic() > limit:
+            sys.exit("somebody keeps the file system busy")
+        time.sleep(0.01)
+    print(json.dumps(found), flush=True)
+"""
+
+
+@pytest.fixture
+def folder():
+    # The images are read back at once; a file system in memory spares this machine's own disk.
+    fast = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="durable_power.", dir=fast) as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def disk(folder):
+    made = disks.Disk(folder, seek=SEEK)
+    made.attach()
+    yield made
+    made.detach()
+
+
+@pytest.fixture
+def machine(folder):
+    machines.require()
+    made = machines.Machine(folder)
+    made.boot()
+    yield made
+    made.power_off()
+
+
+class Life:
+    """Jobs that start and end, and readers that note what they were told, and when."""
+
+    def __init__(self, disk):
+        self.disk = disk
+        self.launcher = Launcher(disk.path / "jobs")
+        self.engine = _launch._install(self.launcher.store)
+        self.launcher.program = os.path.join(self.engine, "program.py")
+        self.launched = {}  # jid: the moment when the launch was reported
+        self.reported = {}  # jid: the first moment when its end was, and what was said
+        self.names = {}  # jid: its name
+        self.truth = {}  # jid: state, rc and reason in the end
+        self._done = threading.Event()
+
+    def live(self):
+        readers = [threading.Thread(target=self._read, args=(way,)) for way in (_look, _raw)]
+        for reader in readers:
+            reader.start()
+        try:
+            for batch in range(BATCHES):
+                self._launch(batch)
+            for job in self.launcher.jobs:
+                final = self.launcher.finished(job)
+                self.truth[job.jid] = (final["state"], final["rc"], None)
+        finally:
+            self._done.set()
+            for reader in readers:
+                reader.join()
+
+    def _launch(self, batch):
+        requests = []
+        for number in range(BATCH):
+            line = f"echo begin; sleep 0.{number % 4}; echo end {batch}; exit {number % 3}"
+            name = f"work {batch} {number}" if number % 2 else None
+            spec = {"cmd": "x"} if name else None
+            requests.append(request("/bin/sh", "-c", line, name=name, spec=spec))
+        answers = self.launcher.raw(*requests)
+        moment = self.disk.moment()
+        for asked, answer in zip(requests, answers):
+            jid = answer["record"]["ansible_job_id"]
+            self.names[jid] = asked["name"]
+            self.launched[jid] = moment
+
+    def _read(self, way):
+        seen = set()
+        while not self._done.is_set():
+            for job in list(self.launcher.jobs):
+                if job.jid not in seen:
+                    found = way(job)
+                    if found["finished"]:
+                        seen.add(job.jid)
+                        said = tuple(found[key] for key in ("state", "rc", "stdout"))
+                        moment = self.disk.moment()
+                        first = self.reported.setdefault(job.jid, (moment, said))
+                        if moment < first[0]:
+                            self.reported[job.jid] = (moment, said)
+
+
+def _look(job):
+    fresh = store.Job(job.store, job.jid)
+    try:
+        return looking.look(fresh)
+    finally:
+        os.close(fresh.fd)
+
+
+def _raw(job):
+    """Read a record as the builtin async_status does, and every other program."""
+    with open(job.results_file, encoding="utf-8") as record:
+        return json.load(record)
+
+
+def builtin_after_cuts(builtin, disk, folder, rng):
+    """Say what is left of results that the builtin has reported, when the power goes within the next seconds."""
+    where = disk.path / "builtin"
+    builtin.environment["ANSIBLE_ASYNC_DIR"] = str(where)
+    left = collections.Counter()
+    for number in range(BUILTIN_JOBS):
+        jid = builtin.launch(f"exit {number}")
+        until(lambda jid=jid: builtin.status(jid)["finished"])
+        notes = disk.notes()
+        image = folder / f"builtin.{number}"
+        disk.cut(notes, disk.moment(), rng, image)
+        subprocess.run(["mount", "-o", "loop", image, folder / "after"], check=True)
+        try:
+            record = json.loads((folder / "after" / "builtin" / jid).read_text())
+            left["kept" if record.get("rc") == number else "started for ever"] += 1
+        except FileNotFoundError:
+            left["could not find job"] += 1
+        except ValueError:
+            left["an empty or torn record, shown as started for ever"] += 1
+        finally:
+            subprocess.run(["umount", folder / "after"], check=True)
+    said = ", ".join(f"{count} {what}" for what, count in sorted(left.items()))
+    return f"of {BUILTIN_JOBS} results that it had reported: {said}"
+
+
+def test_power_loss(disk, machine, folder, builtin, record_property):
+    """
+    the power goes at random moments while jobs start and end; what the disk had not flushed is lost in part
+    | what was launched is there; what was reported as finished is, with its rc and output; all else is `lost` or has its true
+    result; nothing runs again; the next launch works
+    """
+    life = Life(disk)
+    life.live()
+    notes = disk.notes()
+    rng = random.Random(f"{SEED} power")
+    moments = [rng.choice(notes)[0] for _count in range(CUTS - CUTS // 2)]
+    moments += [moment for moment, _said in rng.choices(list(life.reported.values()), k=CUTS // 2)]
+    engine = os.path.dirname(life.engine)
+    (folder / "after").mkdir()
+    program = (sys.executable, "-I", "-S", "-B", "-c", AFTERWARDS)
+    plain = json.dumps(request("/bin/echo", "new"))
+    arguments = (os.path.dirname(_launch._job.__path__[0]), os.path.basename(engine), plain)
+    unsynced = 0
+    states = collections.Counter()
+    with subprocess.Popen(
+        [*machine.prefix, *program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as checker:
+        for number, moment in enumerate(moments):
+            image = folder / f"cut.{number}"
+            unsynced += disk.cut(notes, moment, rng, image) > 0
+            told = {jid: said for jid, (at, said) in life.reported.items() if at <= moment}
+            succeeded = [
+                life.names[jid] for jid, said in told.items() if said[1] == 0 and life.names[jid]
+            ]
+            names = rng.sample(succeeded, min(1, len(succeeded)))
+            checker.stdin.write(json.dumps([str(image), str(folder / "after"), names]) + "\n")
+            checker.stdin.flush()
+            found = json.loads(checker.stdout.readline())
+            check(life, moment, told, found, f"cut {number} of seed {SEED}")
+            image.unlink()
+            states.update(look[0] for look in found["looks"].values())
+            kept = [launch.get("decision") for launch in found["launches"][1:]]
+            assert kept == ["keep"] * len(names), found["launches"]
+            assert found["launches"][0] == "succeeded", found["launches"]
+        checker.stdin.close()
+    record_property("builtin", builtin_after_cuts(builtin, disk, folder, rng))
+    record_property("cuts", f"{len(moments)}, {unsynced} of them with writes that were not flushed")
+    assert states["lost"] and states["succeeded"] and states["failed"], states
+
+
+def check(life, moment, told, found, which):
+    looks = {jid: tuple(look) for jid, look in found["looks"].items()}
+    for jid, at in life.launched.items():
+        assert at > moment or jid in looks, f"{which}: {jid} is missing"
+    for jid, said in told.items():
+        state, rc, _reason, stdout = looks[jid]
+        assert (state, rc, stdout) == said, f"{which}: {jid} was reported otherwise"
+    for jid, (state, rc, reason, _stdout) in looks.items():
+        expected = ("lost", None, "rebooted") if state == "lost" else life.truth[jid]
+        assert (state, rc, reason) == expected, f"{which}: {jid}"
