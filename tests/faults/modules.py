@@ -20,7 +20,7 @@ class Hangs(Exception):
     """A module did not end in time."""
 
 
-def run(name, arguments, *, patience=PATIENCE):
+def run(name, arguments, *, environment=(), patience=PATIENCE):
     """Run a module and return its result.
 
     :raises Hangs: it did not end within ``patience`` seconds.
@@ -30,7 +30,7 @@ def run(name, arguments, *, patience=PATIENCE):
         done = subprocess.run(
             [sys.executable, "-m", name],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-            env=dict(os.environ, PYTHONWARNINGS="ignore"),
+            env=dict(os.environ, PYTHONWARNINGS="ignore", **dict(environment)),
             capture_output=True,
             text=True,
             timeout=patience,
@@ -42,10 +42,10 @@ def run(name, arguments, *, patience=PATIENCE):
     return json.loads(done.stdout)
 
 
-def job_status(job, **arguments):
+def job_status(job, environment=(), **arguments):
     """Look at a job, as a task on its host does."""
     asked = {"jid": job.jid, "async_dir": job.store.path, **arguments}
-    return run(OURS + "job_status", asked)
+    return run(OURS + "job_status", asked, environment=environment)
 
 
 def async_status(job):

@@ -4,7 +4,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # What the SSH and fault tests need and Python cannot bring: an sshd to talk to, sudo to become
 # another user, setfacl, with which ansible hands its files from one unprivileged user to another,
-# and strace, which kills a process at the system call that a test names.
+# strace, which kills a process at the system call that a test names, and libfaketime, which
+# moves the wall clock of single processes.
 # Without root, or where it fails, it says so and goes on: those tests then skip themselves.
 set -uo pipefail
 PATH=$PATH:/usr/sbin:/sbin
@@ -15,6 +16,8 @@ command -v ssh >/dev/null || missing+=(openssh-client)
 command -v sudo >/dev/null || missing+=(sudo)
 command -v setfacl >/dev/null || missing+=(acl)
 command -v strace >/dev/null || missing+=(strace)
+compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null ||
+    compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
 
 [ ${#missing[@]} -eq 0 ] && exit 0
 
