@@ -118,7 +118,7 @@ class Launcher:
 
     def processes(self, job):
         """Return the living processes that carry the job's mark."""
-        return tree.members(job.jid, roots=[], session=0, spared=set(), marked=True)
+        return tree.members(job.jid, roots=[], session=None, spared=set(), marked=True)
 
     def keeper(self, job):
         """Return the pids of a job's keeper and runner."""

@@ -277,6 +277,7 @@ class Keeper:
         if self._watch >= 0:
             self.runner = private["runner"]
             self._poll.register(self._watch, 0)
+        self._look_for_end()  # what is gone has not been ended by its deadline
 
     def _look_for_end(self) -> None:
         """Learn of an end that no child tells us: from the exit record, else by the command's absence."""
@@ -289,7 +290,7 @@ class Keeper:
             self.runner = 0
             command = json.loads(self._written)[schema.PRIVATE]["command"]
             self.exited = self.job.slot("exit")
-            self.gone = not tree.is_alive(command["pid"], command["started"])
+            self.gone = not tree.is_command(command["pid"], command["started"])
             self._reap()  # if it has become our child, it may have ended since
 
     # -- stay -------------------------------------------------------------------------------------------------------
@@ -397,10 +398,14 @@ class Keeper:
             if self.subreaper
             else [pid for pid in (self.runner,) if pid == os.getppid()]
         )
+        session = None
+        if not self.subreaper:
+            command = json.loads(self._written)[schema.PRIVATE]["command"]
+            session = (command["pid"], command["started"])
         return tree.members(
             self.job.jid,
             roots=roots,
-            session=0 if self.subreaper else self.command,
+            session=session,
             spared={os.getpid(), self.runner},
             marked=not self.subreaper,
         )

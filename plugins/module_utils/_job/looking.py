@@ -116,7 +116,9 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     same_boot = private["boot_id"] == store.boot_id()
     runner = job.is_held("runner")
     exited = job.slot("exit")
-    command = same_boot and tree.is_alive(private["command"]["pid"], private["command"]["started"])
+    command = same_boot and tree.is_command(
+        private["command"]["pid"], private["command"]["started"]
+    )
     evidence = schema.Evidence(
         queued=record["state"] == schema.QUEUED,
         keeper=keeper,

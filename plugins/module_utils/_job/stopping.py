@@ -97,7 +97,7 @@ def _end_orphans(job: Job, number: int, grace: float, reason: str) -> None:
             return tree.members(
                 job.jid,
                 roots=[private["runner"]] if job.is_held("runner") else [],
-                session=0,
+                session=None,
                 spared={private["runner"], os.getpid()},
                 marked=True,
             )

@@ -57,6 +57,17 @@ def is_alive(pid: int, started: int) -> bool:
     return found is not None and found.started == started and not found.zombie
 
 
+def is_command(pid: int, started: int) -> bool:
+    """Tell whether the command of a job is alive, given what was seen of it when it was forked.
+
+    A later process with its pid has started in a later clock tick (of 10 ms), or at least does not lead a session.
+    """
+    found = process(pid)
+    return (
+        found is not None and found.started == started and found.session == pid and not found.zombie
+    )
+
+
 def all_processes() -> dict[int, Process]:
     """Look at every process that /proc shows, by pid."""
     found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
@@ -64,12 +75,17 @@ def all_processes() -> dict[int, Process]:
 
 
 def members(
-    jid: str, *, roots: Iterable[int], session: int, spared: set[int], marked: bool
+    jid: str,
+    *,
+    roots: Iterable[int],
+    session: tuple[int, int] | None,
+    spared: set[int],
+    marked: bool,
 ) -> list[Process]:
     """Return the living processes of a job.
 
     :param roots: pids whose descendants belong to the job.
-    :param session: the command's session id; 0 if it is not to be asked.
+    :param session: pid and start of the command, whose session belongs to the job too; None if it is not to be asked.
     :param spared: pids of ours, which do not belong to it.
     :param marked: whether to look for the job's mark in every environment too. Needed where orphans
         do not become our children.
@@ -85,11 +101,21 @@ def members(
             if pid not in found:
                 found.add(pid)
                 todo.append(pid)
-    found.update(one.pid for one in table.values() if session and one.session == session)
+    if session is not None and _is_session_of(*session):
+        found.update(one.pid for one in table.values() if one.session == session[0])
     if marked:
         mark = ("%s=%s" % (COOKIE, jid)).encode()
         found.update(pid for pid in table if mark in _environment(pid))
     return [table[pid] for pid in sorted(found - spared) if not table[pid].zombie]
+
+
+def _is_session_of(pid: int, started: int) -> bool:
+    """Tell whether a session is still that of the process that founded it.
+
+    As long as a process of it lives, nobody else gets that pid. Afterwards a stranger may, and found another one.
+    """
+    leader = process(pid)
+    return leader is None or leader.started == started
 
 
 def send(target: Process, number: int) -> None:
