@@ -18,7 +18,10 @@ import sys
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    importlib.import_module("_job.launcher").main()
+    umask = os.umask(0o077)  # what Python compiles lies in the async dir too
+    launcher = importlib.import_module("_job.launcher")
+    os.umask(umask)
+    launcher.main()
     # The module waits for our end, and there is nothing that an orderly shutdown would do for us.
     sys.stdout.flush()
     os._exit(0)

@@ -409,11 +409,11 @@ class Store:
 
     def _named(self, name: str) -> list[str]:
         """Return the jid that a name means, and the one that it meant before."""
+        file = schema.check_name(name) + ".jid"
         try:
             names = self.private("names", create=False)
         except FileNotFoundError:
             return ["", ""]
-        file = schema.check_name(name) + ".jid"
         try:
             fd = self.open_own(names, file, os.O_RDONLY, self.private_path("names", file))
         except FileNotFoundError:
@@ -838,6 +838,7 @@ class Job:
             name = self.read_record().get("name")
         except (MissingRecord, DamagedRecord):
             name = None
+        path = self.results_file
         try:
             try:
                 _unlink(self.jid, self.store.fd)
@@ -845,6 +846,7 @@ class Job:
                 os.rmdir(self.jid, dir_fd=self.store.fd)
             _unlink(self._scratch(), self.store.fd)
             os.fsync(self.store.fd)
+            path = os.path.dirname(self.path(""))
             try:
                 jobs = self.store.private("jobs", create=False)
             except FileNotFoundError:  # a job of the builtin
@@ -854,9 +856,8 @@ class Job:
             finally:
                 os.close(jobs)
         except OSError as error:
-            raise self.store.refusal(
-                str(error.filename), "cannot be removed: %s" % error.strerror
-            ) from None
+            why = "cannot be removed: %s" % error.strerror
+            raise self.store.refusal(path, why) from None
         if isinstance(name, str) and schema.valid_name(name):
             self.store.forget_name(name)
 
