@@ -585,6 +585,7 @@ class Job:
         Only the holder of the keeper's lock may call this.
         """
         data = json.dumps(record).encode()
+        _remove_tree("next", self.fd)  # of a predecessor that died before it was done
         _write_new(self.fd, "next", data)
         self._make_room("record", data)
         self._install("next")

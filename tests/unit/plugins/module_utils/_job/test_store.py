@@ -111,6 +111,13 @@ def test_the_record_is_replaced_atomically_and_the_final_one_needs_no_new_room(j
     assert job.read_record() == {"state": "again"}
 
 
+def test_what_a_writer_of_records_left_when_it_died_is_in_nobodys_way(job):
+    job.publish({"state": "queued"})
+    os.mkfifo(job.path("next"))
+    job.replace({"state": "running"})
+    assert job.read_record() == {"state": "running"}
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
