@@ -167,7 +167,10 @@ class Keeper:
         summary, _newline, self._written = self._by_hand(write_down).partition(b"\n")
         command, began = summary.split()
         self.command, self._began = int(command), float(began)
-        os.write(self._gate, b"g")
+        try:
+            os.write(self._gate, b"g")
+        except BrokenPipeError:  # the command has given up before, and says why: no room for its stdin, for example
+            pass
         refusal = self._line()
         if refusal:
             raise _refusal(json.loads(refusal))

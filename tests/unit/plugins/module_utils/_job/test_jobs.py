@@ -500,3 +500,11 @@ def test_a_keeper_that_fails_at_its_last_step_leaves_the_reason_and_loses_nothin
     log = Path(job.path("keeper.log"))
     until(lambda: log.exists() and "IsADirectoryError" in log.read_text(encoding="utf-8"))
     assert until(lambda: job.slot("exit"))["status"] == 3 << 8
+
+
+def test_a_command_that_gives_up_before_its_gate_opens_says_why_and_leaves_nothing(launcher):
+    with pytest.raises(JobError, match="not encodable as text") as caught:
+        launcher("cat", stdin="s3cret\ud800")
+    assert "s3cret" not in caught.value.msg
+    assert os.listdir(launcher.store.path) == [".durable"]
+    assert os.listdir(launcher.store.private_path("jobs")) == []
