@@ -12,7 +12,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import store, tree
-from ansible_collections.durable.jobs.tests.bench import sshd
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
+from ansible_collections.durable.jobs.tests.faults.hosts import reached
 
 ROOT = Path(_job.__file__).parents[3]
 PLAYBOOK = ROOT / "docs" / "examples" / "resume.yml"
@@ -74,26 +73,6 @@ class Controller:
     def record(self, name):
         """Return the record of the latest job of a name, as it lies on the target."""
         return store.Store.open(str(self.jobs), create=False).latest(name).read_record()
-
-
-@contextlib.contextmanager
-def reached(connection):
-    """Yield a folder, and the variables of a host that is reached so; skip where it cannot be."""
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="durable_fault.")))
-        variables = {
-            "ansible_python_interpreter": os.path.realpath(sys.executable),
-            "ansible_async_dir": str(folder / "jobs"),
-        }
-        if connection == "ssh":
-            try:
-                variables.update(stack.enter_context(sshd.running(folder)))
-                stack.callback(sshd.hang_up, folder / "cp")
-            except sshd.NoSshd as error:
-                pytest.skip(str(error))
-        else:
-            variables["ansible_connection"] = "local"
-        yield folder, variables
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from ansible_collections.durable.jobs.plugins.module_utils import _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, store, tree
+
+ROOT = Path(_job.__file__).parents[3]
 
 
 class Marks:
@@ -22,8 +25,7 @@ class Marks:
 
     def line(self, work: str, rc: int) -> str:
         """Return a line of shell that does the work between its marks, and ends with rc."""
-        file = shlex.quote(str(self.path))
-        return f"echo begin >> {file}; {work}; echo end {rc} >> {file}; exit {rc}"
+        return marked_line(shlex.quote(str(self.path)), work, rc)
 
     def lines(self) -> list[str]:
         return self.path.read_text(encoding="ascii").splitlines() if self.path.exists() else []
@@ -37,6 +39,11 @@ class Marks:
     def ended(self) -> list[int]:
         """The exit statuses of the executions that came to their end."""
         return [int(line.split()[1]) for line in self.lines() if line.startswith("end ")]
+
+
+def marked_line(file: str, work: str, rc: int) -> str:
+    """Return a line of shell that does the work between marks in a file, given as a word of shell."""
+    return f"echo begin >> {file}; {work}; echo end {rc} >> {file}; exit {rc}"
 
 
 def lies(found: schema.Record, marks: Marks, *, may_be_lost: bool) -> list[str]:
@@ -75,10 +82,14 @@ def carrying(mark: str) -> list[tree.Process]:
     """Return the living processes that carry a variable, given as NAME=value, in their environment."""
     found = []
     for one in tree.all_processes().values():
-        try:
-            environment = Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if mark.encode() in environment and not one.zombie:
+        if mark in read(Path(f"/proc/{one.pid}/environ")).split("\0") and not one.zombie:
             found.append(one)
     return found
+
+
+def read(path: Path) -> str:
+    """Return the content of a file of /proc; nothing of a process that is gone."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
