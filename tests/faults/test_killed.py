@@ -124,6 +124,26 @@ def test_the_keeper_while_it_ends_the_job(launcher):
     assert launcher.processes(job) == []
 
 
+def test_the_keeper_when_the_command_is_gone_and_its_children_are_not(launcher):
+    """
+    the keeper is killed while it ends a job whose command is gone, and whose children ignore the stop signal
+    | running, reason unsupervised, and that look gives it a new keeper, which ends what is left of it
+    """
+    children = "(trap '' TERM; setsid sleep 61 & echo ready; while :; do sleep 0.1; done) &"
+    job = launcher.ready(f"{children} exec sleep 62", timeout=0.5, grace=60)
+    until(lambda: job.slot("exit"), "the end of the command")
+    keeper, _runner = launcher.keeper(job)
+    until(lambda: not job.is_held("runner"), "the end of the runner")
+    kill(keeper)
+    assert outcome(looking.look(job)) == ("running", None, "unsupervised")
+    record = job.read_record()
+    record["durable_jobs"]["grace"] = 0.1  # what else would wait for a minute
+    job.replace(record)
+    launcher.raw(adopt=[job.jid])
+    assert outcome(looking.wait(job, PATIENCE)) == ("timed_out", -signal.SIGTERM, None)
+    assert launcher.processes(job) == []
+
+
 def test_one_keeper_after_the_other(launcher):
     """the keeper is killed, then the next one, and the next | the command runs on, and its rc is there"""
     job = launcher.gated("echo late; exit 4")

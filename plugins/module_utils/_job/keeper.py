@@ -40,6 +40,7 @@ class Keeper:
         self.job = job
         self.request = request
         self.command = 0
+        self._has_session = True  # whether the command's session is sure to be still its own
         self.runner = 0
         self.exited: Record | None = None
         self.ending: Record | None = None
@@ -275,6 +276,8 @@ class Keeper:
         self._written = json.dumps(record).encode()
         private = record[schema.PRIVATE]
         self.command, self._began = private["command"]["pid"], private["monotonic"]
+        # The session of a command that was gone before we came may be a stranger's.
+        self._has_session = tree.is_command(self.command, private["command"]["started"])
         self.ending = self.job.slot("ending")
         self._watch = self.job.watch("runner") or -1
         if self._watch >= 0:
@@ -302,7 +305,7 @@ class Keeper:
         """Stay until the job has ended, and write its final record."""
         timeout = self.request["timeout"]
         deadline = self._began + timeout if timeout else None
-        if self.ending is not None and not self._over():  # a predecessor died while ending the tree
+        if self.ending is not None and self.command:  # a predecessor died while ending the tree
             was = self.ending
             self._end_tree(was["state"], was["signal"], self.request["grace"], was["reason"])
         while not self._over():
@@ -402,7 +405,7 @@ class Keeper:
             else [pid for pid in (self.runner,) if pid == os.getppid()]
         )
         session = None
-        if not self.subreaper:
+        if not self.subreaper and self._has_session:
             command = json.loads(self._written)[schema.PRIVATE]["command"]
             session = (command["pid"], command["started"])
         return tree.members(

@@ -119,6 +119,8 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     command = same_boot and tree.is_command(
         private["command"]["pid"], private["command"]["started"]
     )
+    ending = job.slot("ending")
+    left = bool(ending and same_boot and not keeper and tree.marked(job.jid))
     evidence = schema.Evidence(
         queued=record["state"] == schema.QUEUED,
         keeper=keeper,
@@ -126,6 +128,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         exited=exited is not None,
         same_boot=same_boot,
         command=command,
+        left=left,
         damaged=schema.FLAW in private or (exited is None and job.spoilt("exit")),
     )
     state, reason = schema.verdict(evidence)
@@ -140,9 +143,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
             **streams(job, record, schema.EMBED_LIMIT if show != "none" else 0),
         )
     final = dict(record, **streams(job, record, schema.EMBED_LIMIT))
-    final = schema.finish(
-        final, state=state, reason=reason, exited=exited, ending=job.slot("ending")
-    )
+    final = schema.finish(final, state=state, reason=reason, exited=exited, ending=ending)
     return _reconcile(job, final) if settle else final
 
 

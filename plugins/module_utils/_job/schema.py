@@ -136,10 +136,11 @@ class Evidence:
     :param exited: whether a valid exit record exists.
     :param same_boot: whether the machine has not been rebooted since the launch.
     :param command: whether a process of the command has been seen alive.
+    :param left: whether somebody of ours was ending the job, and processes of it have been seen alive.
     :param damaged: whether the record or the exit record is there and cannot be understood.
     """
 
-    __slots__ = ("command", "damaged", "exited", "keeper", "queued", "runner", "same_boot")
+    __slots__ = ("command", "damaged", "exited", "keeper", "left", "queued", "runner", "same_boot")
 
     def __init__(
         self,
@@ -150,6 +151,7 @@ class Evidence:
         exited: bool,
         same_boot: bool,
         command: bool,
+        left: bool = False,
         damaged: bool = False,
     ) -> None:
         self.queued = queued
@@ -158,6 +160,7 @@ class Evidence:
         self.exited = exited
         self.same_boot = same_boot
         self.command = command
+        self.left = left
         self.damaged = damaged
 
 
@@ -170,6 +173,8 @@ def verdict(evidence: Evidence) -> tuple[str, str | None]:
     if evidence.keeper:
         # With an exit record too: its keeper is about to write the final record.
         return (QUEUED if evidence.queued else RUNNING), None
+    if evidence.left and evidence.same_boot and not evidence.queued:
+        return RUNNING, UNSUPERVISED  # whoever ended it was killed before all of it was gone
     if evidence.exited and not evidence.queued:
         return "exited", None
     if not evidence.same_boot:

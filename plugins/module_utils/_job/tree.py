@@ -118,6 +118,11 @@ def _is_session_of(pid: int, started: int) -> bool:
     return leader is None or leader.started == started
 
 
+def marked(jid: str) -> list[Process]:
+    """Return the living processes that carry the job's mark in their environment, other than this one."""
+    return members(jid, roots=[], session=None, spared={os.getpid()}, marked=True)
+
+
 def send(target: Process, number: int) -> None:
     """Send a signal to this very process; one that is gone, or that we may not signal, is left alone."""
     try:

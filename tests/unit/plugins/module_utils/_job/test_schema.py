@@ -15,7 +15,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
 DESIGN = Path(_job.__file__).parents[3] / "docs" / "design.md"
-KINDS = ("queued", "keeper", "exited", "same_boot", "runner", "command", "damaged")
+KINDS = ("queued", "keeper", "exited", "same_boot", "runner", "command", "left", "damaged")
 
 
 def all_evidence():
@@ -25,7 +25,7 @@ def all_evidence():
 def documented_verdict(evidence):
     """Apply the table of docs/design.md: the first row that fits."""
     rows = re.findall(
-        r"^\| %s`(\S+)` \| ([^|]+) \|" % (r"(yes|no|any) \| " * 6),
+        r"^\| %s`(\S+)` \| ([^|]+) \|" % (r"(yes|no|any) \| " * 7),
         DESIGN.read_text(),
         re.M,
     )
@@ -36,6 +36,7 @@ def documented_verdict(evidence):
         evidence["exited"],
         evidence["same_boot"],
         evidence["runner"] or evidence["command"],
+        evidence["left"],
         evidence["damaged"],
     )
     for *wanted, state, reason in rows:
@@ -53,12 +54,14 @@ def test_verdict_is_what_the_design_says(evidence):
 def test_verdict_never_lies(evidence):
     state, reason = schema.verdict(schema.Evidence(**evidence))
     started = not evidence["queued"]
+    here = started and evidence["same_boot"]
     alive = evidence["keeper"] or (
-        started and evidence["same_boot"] and (evidence["runner"] or evidence["command"])
+        here and (evidence["runner"] or evidence["command"] or evidence["left"])
     )
-    assert (state in (schema.RUNNING, schema.QUEUED)) == (
-        alive and (evidence["keeper"] or not evidence["exited"])
-    ), "live without anything alive, or the other way round"
+    undecided = evidence["keeper"] or (here and evidence["left"]) or not evidence["exited"]
+    assert (state in (schema.RUNNING, schema.QUEUED)) == (alive and undecided), (
+        "live without anything alive, or the other way round"
+    )
     assert (state == schema.QUEUED) <= evidence["queued"], "queued after it has started"
     assert (state == schema.LOST) <= (not alive and not (started and evidence["exited"])), (
         "lost although something is known"
