@@ -12,7 +12,11 @@ import signal
 import sys
 
 # Who is forked by whom, in this order; whatever the runner forks after the command is a new keeper.
-CHILDREN = {"launcher": ["keeper"], "keeper": ["runner"], "runner": ["command", "successor"]}
+CHILDREN = {
+    "launcher": ["keeper"],
+    "keeper": ["runner", "scribe"],
+    "runner": ["command", "successor"],
+}
 
 program, victim, note = sys.argv[1:4]
 me = {"role": "launcher", "children": 0}

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, tree
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 from ansible_collections.durable.jobs.tests.faults import truth
 
@@ -50,7 +50,8 @@ class Step:
     """One launch, and the process in it that is to die.
 
     :param launcher: the launcher fixture.
-    :param victim: who is traced: launcher, keeper, runner, command, or successor for the second keeper.
+    :param victim: who is traced: launcher, keeper, runner, command, scribe for the keeper's helper, or successor for the
+        second keeper.
     :param shape: how the job ends.
     :param number: tells this launch from the others.
     """
@@ -94,7 +95,11 @@ class Step:
                 if self.state == schema.FAILED:
                     (self.folder / f"{self.name}.go").touch()
         self.look()
-        until(lambda: not truth.carrying(self.mark), f"the end of everything of {self.name}")
+        try:
+            until(lambda: not truth.carrying(self.mark), f"the end of everything of {self.name}")
+        finally:
+            for one in truth.carrying(self.mark):
+                tree.send(one, signal.SIGKILL)
         return json.loads(answer)["jobs"][0] if answer else None
 
     def look(self):
@@ -166,10 +171,13 @@ class Step:
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("victim", ["launcher", "keeper", "runner", "command", "successor"])
+@pytest.mark.parametrize(
+    "victim", ["launcher", "keeper", "scribe", "runner", "command", "successor"]
+)
 def test_killed_at_every_step(launcher, victim, shape, record_property):
     """
-    launcher, keeper, runner, the command before its exec, or the second keeper is killed at each system call that changes something
+    launcher, keeper, its helper that writes the record, runner, the command before its exec, or the second keeper is killed
+    at each system call that changes something
     | the job that really was, or none: never running for ever, never rc 0 for nothing, never twice; the name can be launched again
     """
     launcher.shell("true")  # compiles the engine

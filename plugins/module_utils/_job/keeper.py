@@ -172,7 +172,10 @@ class Keeper:
             os.write(self._gate, b"g")
         except BrokenPipeError:  # the command has given up before, and says why: no room for its stdin, for example
             pass
-        refusal = self._line()
+        try:
+            refusal = self._line()
+        except JobError:  # the runner was killed: the gate is open, and the command our child now
+            refusal = b""
         if refusal:
             raise _refusal(json.loads(refusal))
         os.set_blocking(self._report, False)
