@@ -224,9 +224,17 @@ stderr_bytes:
   returned: always
   type: int
 truncated:
-  description: Whether RV(stdout) or RV(stderr) lacks anything.
+  description: Whether RV(stdout) or RV(stderr) lacks anything, or may lack something, see RV(output_error).
   returned: always
   type: bool
+output_error:
+  description:
+    - What the disk said, for example V(No space left on device), if a command that wrote its output there was, or would have been,
+      refused. Nobody can count what was lost so; RV(stdout_bytes) counts what is there.
+    - Null if nothing of the kind was seen. The disk is looked at when the job ends, and while it runs unless
+      O(durable.jobs.job_start#module:output_limit) is V(0).
+  returned: always
+  type: str
 stdout_file:
   description:
     - The file on the target into which the command writes. What was cut by the output limit is a

@@ -202,7 +202,7 @@ class Disk:
             subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
         if self._server is not None:
             try:
-                self._server.wait(10)
+                self._server.wait(2)
             except subprocess.TimeoutExpired:
                 self._server.kill()
                 self._server.wait()

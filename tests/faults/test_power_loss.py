@@ -217,6 +217,7 @@ def test_power_loss(disk, machine, folder, builtin, record_property):
     """
     life = Life(disk)
     life.live()
+    life.launcher.let_go()
     notes = disk.notes()
     rng = random.Random(f"{SEED} power")
     moments = [rng.choice(notes)[0] for _count in range(CUTS - CUTS // 2)]

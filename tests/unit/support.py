@@ -125,6 +125,12 @@ class Launcher:
         private = job.read_record()["durable_jobs"]
         return private["keeper"], private["runner"]
 
+    def let_go(self):
+        """Close what is open in the async dir, so that its file system can be unmounted."""
+        fds = [job._fd for job in self.jobs if job._fd is not None]
+        for fd in (*fds, self.store.fd, self.store._engine):
+            os.close(fd)
+
     def close(self):
         for job in self.jobs:
             for one in self.processes(job):

@@ -57,6 +57,7 @@ class Keeper:
         self._limiters: list[output.Limiter] = []
         self._stop: Record | None = None
         self._watch = -1  # of the runner of an adopted job
+        self._output_error: str | None = None  # what the disk told, or would have told, the command
         self._unstarted = ""  # why the command of a queued job could not be started
 
     # -- launch -----------------------------------------------------------------------------------------------------
@@ -220,7 +221,12 @@ class Keeper:
         """Leave nothing of a launch that failed: no process, no file."""
         self._recall()
         if self.request["name"] is not None:
-            self.job.store.forget_latest(self.request["name"], self.job.jid)
+            try:
+                self.job.store.forget_latest(self.request["name"], self.job.jid)
+            except (
+                OSError
+            ):  # a full disk: a name that means a job which is not there means the one before it
+                pass
         self.job.remove()
 
     def _recall(self) -> None:
@@ -397,6 +403,7 @@ class Keeper:
     def _limit_output(self) -> None:
         for limiter in self._limiters:
             limiter.check()
+        self._output_error = self._output_error or self.job.output_error(probe=False)
 
     # -- end --------------------------------------------------------------------------------------------------------
 
@@ -452,6 +459,13 @@ class Keeper:
         )
         if self._unstarted:
             final["msg"] += ": " + self._unstarted
+        error = self._output_error or self.job.output_error(probe=True)
+        if error and not self._unstarted:
+            final.update(truncated=True, output_error=error)
+            final["msg"] += "; output may be missing, for the disk of %s said: %s" % (
+                self.job.store.path,
+                error,
+            )
         self.job.conclude(final)
         os.close(self._lock)  # wakes whoever waits for the end
         if self.runner and self._watch < 0:

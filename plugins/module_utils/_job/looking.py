@@ -46,7 +46,12 @@ def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:
         record = job.read_record()
         if schema.PRIVATE not in record:
             return _from_builtin(job, record)
-        return record if record["finished"] else _judge(job, record, show, settle)
+        if not record["finished"]:
+            record = _judge(job, record, show, settle)
+        if record[schema.PRIVATE].get(schema.BARE) and show != "none":
+            record = dict(record, **streams(job, record, schema.EMBED_LIMIT))
+            record["truncated"] = bool(record["truncated"] or record.get("output_error"))
+        return record
     except store.DamagedRecord as damage:
         return _damaged(job, str(damage))
 
@@ -114,6 +119,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
             return _reconcile(job, final) if settle else final
     private = record[schema.PRIVATE]
     same_boot = private["boot_id"] == store.boot_id()
+    keeper = keeper or (same_boot and _outlives_its_folder(job, private))
     runner = job.is_held("runner")
     exited = job.slot("exit")
     command = same_boot and tree.is_command(
@@ -147,6 +153,17 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     return _reconcile(job, final) if settle else final
 
 
+def _outlives_its_folder(job: Job, private: Record) -> bool:
+    """Tell whether the keeper lives though somebody has removed the file that it has locked.
+
+    Then its pid must do: a stranger who has got it since would be younger than the command.
+    """
+    if os.path.lexists(job.path("keeper")) or "command" not in private:
+        return False
+    one = tree.process(private["keeper"])
+    return one is not None and not one.zombie and one.started <= private["command"]["started"]
+
+
 def streams(job: Job, record: Record, limit: int) -> Record:
     """Return what the files hold of a job's output, as keys of the job dictionary."""
     if record[schema.PRIVATE]["no_log"]:
@@ -174,8 +191,13 @@ def _reconcile(job: Job, final: Record) -> Record:
     """Write a final verdict down; one writer at a time, and the first one's verdict holds."""
     try:
         return job.conclude(final, by_reader=True)
-    except OSError:
-        return final  # a read-only or removed folder: the evidence stays, and every look comes to the same verdict
+    except OSError as error:
+        # The evidence stays, and every look comes to the same verdict. What nobody can write down now, the job's own
+        # processes could not either: that is why the end of a job that nobody killed may be unknown.
+        if final["state"] == schema.LOST and final["reason"] == "killed":
+            final = dict(final, reason=error.strerror)
+        told = "%s; this could not be written down: %s" % (schema.message(final), error.strerror)
+        return dict(final, msg=told)
 
 
 def _damaged(job: Job, why: str) -> Record:

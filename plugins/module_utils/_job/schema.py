@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 VERSION = 1  # of the record; a reader refuses a version that it does not know
 PRIVATE = "durable_jobs"  # the record's key for what readers and keepers need and users do not
 FLAW = "flaw"  # of the private part: what was wrong with a record that has been recovered
+BARE = (
+    "bare"  # private key of a final record for whose output the disk had no room; the files hold it
+)
 COOKIE = "DURABLE_JOB_ID"  # environment variable by which a job's processes can be recognised
 PREDICTED_JID = "j0.0"  # what job_start returns in check mode
 
@@ -627,6 +630,7 @@ def present(record: Record, show: str = "full") -> Record:
     shown.setdefault("changed", False)
     # ansible-core takes an rc that is not 0, also null, for a failure unless it is told.
     shown.setdefault("failed", False)
+    shown.setdefault("output_error", None)
     shown["erased"] = None
     for name in STREAMS:
         text = str(shown.get(name) or "")

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 PRIVATE_DIR = ".durable"
 SLOT_BYTES = 4096  # room of a slot, allocated at launch so that a full disk cannot keep an end from being written down
 RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
+SCARCE = 64 * 1024 * 1024  # bytes; with less left, a disk is watched while jobs write to it
 KEY_BYTES = 32
 ENGINES_KEPT = 3  # when another is installed: releases that take turns must not replace each other
 ABANDONED_AFTER = 86400  # seconds; no launch takes as long between its first file and its record
@@ -172,10 +173,19 @@ class Store:
         """Return what to tell the user when the system refuses something in here."""
         what = "%s: " % error.filename if error.filename else ""
         return JobError(
-            "cannot launch a job in async_dir %s as user %s: %s%s"
-            % (self.path, user_name(os.geteuid()), what, error.strerror),
+            "cannot launch a job in async_dir %s as user %s: %s%s%s"
+            % (self.path, user_name(os.geteuid()), what, error.strerror, self._no_room(error)),
             errno=error.errno,
         )
+
+    def _no_room(self, error: OSError) -> str:
+        """Say which room has run out, as ``df`` would only tell who also tries ``df -i``."""
+        if error.errno != errno.ENOSPC:
+            return ""
+        found = os.statvfs(self.fd)
+        inodes = " and %d inodes" % found.f_favail if found.f_files else ""
+        room = found.f_bavail * found.f_frsize
+        return "; its file system has %d bytes%s left" % (room, inodes)
 
     def refusal(self, path: str, why: str) -> JobError:
         """Return what to tell the user about something in here that is not what we made."""
@@ -301,15 +311,19 @@ class Store:
     def _write_engine(self, engines: int, digest: str, files: dict[str, bytes]) -> None:
         scratch = digest + ".new"  # only the holder of the lock of `engines` writes here
         _remove_tree(scratch, engines)
-        package = self.private("engine", scratch, "_job")
         try:
-            os.close(self.private("engine", scratch, "_job", "__pycache__"))
-            for name, content in files.items():
-                _write_new(package, name, content)
-            os.fsync(package)
-        finally:
-            os.close(package)
-        os.rename(scratch, digest, src_dir_fd=engines, dst_dir_fd=engines)
+            package = self.private("engine", scratch, "_job")
+            try:
+                os.close(self.private("engine", scratch, "_job", "__pycache__"))
+                for name, content in files.items():
+                    _write_new(package, name, content)
+                os.fsync(package)
+            finally:
+                os.close(package)
+            os.rename(scratch, digest, src_dir_fd=engines, dst_dir_fd=engines)
+        except OSError:
+            _remove_tree(scratch, engines)
+            raise
 
     def _sweep_engines(self, engines: int, mine: str) -> None:
         """Remove what crashes have left, and the oldest engines from which nobody launches just now."""
@@ -594,7 +608,7 @@ class Job:
     def conclude(self, record: Record, *, by_reader: bool = False) -> Record:
         """Replace the record by its final form, durably; one writer at a time, and the first one's holds.
 
-        On a full disk it loses the embedded output, nothing else.
+        On a full disk it loses the embedded output, nothing else, and says so (``schema.BARE``).
 
         :param by_reader: do not wait for another writer, and do not bring back what has been cleaned up.
         :return: the final record that is there now.
@@ -639,7 +653,9 @@ class Job:
 
     def _conclude(self, record: Record) -> None:
         data = json.dumps(record).encode()
-        without_output = json.dumps(dict(record, stdout="", stderr="", truncated=True)).encode()
+        bare = dict(record, stdout="", stderr="", truncated=True)
+        if schema.PRIVATE in bare:
+            bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], **{schema.BARE: True})
         try:
             fd = self._open_final()
         except (
@@ -657,7 +673,7 @@ class Job:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
-                write_all(fd, without_output)
+                write_all(fd, json.dumps(bare).encode())
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -677,6 +693,43 @@ class Job:
         except (OSError, JobError, MissingRecord, DamagedRecord):  # not written to its end
             return None
         return record if record.get("finished") and schema.PRIVATE in record else None
+
+    def output_error(self, *, probe: bool) -> str | None:
+        """Say what the system tells a command that writes its output now; None if it would be written.
+
+        The command writes straight into its files, so nobody can count what it is refused. But this can be known.
+
+        :param probe: really ask for room. Without it only a disk that looks nearly full is asked, for asking
+            is work for the disk. Only the holder of the keeper's lock may call this.
+        """
+        try:
+            seen = os.statvfs(self.fd)
+            room = seen.f_bavail * seen.f_frsize
+            if (
+                not probe
+                and not seen.f_flag & os.ST_RDONLY
+                and (room > SCARCE or not seen.f_blocks)
+            ):
+                return None
+            fd = self.store.open_own(self.fd, "record", os.O_WRONLY, self.path("record"))
+        except (
+            FileNotFoundError,
+            JobError,
+        ):  # somebody has removed it: that says nothing of the disk
+            return None
+        except OSError as error:
+            return error.strerror
+        try:
+            size = os.fstat(fd).st_size
+            try:
+                os.posix_fallocate(fd, size, SLOT_BYTES)
+            finally:
+                os.ftruncate(fd, size)
+        except OSError as error:
+            return None if error.errno in (errno.EOPNOTSUPP, errno.EINVAL) else error.strerror
+        finally:
+            os.close(fd)
+        return None
 
     def _open_final(self) -> int:
         path = self.path("record")
@@ -1058,6 +1111,9 @@ def _write_new(folder: int, name: str, data: bytes) -> None:
     try:
         write_all(fd, data)
         os.fsync(fd)
+    except OSError:  # a full disk: leave nothing half-written
+        _unlink(name, folder)
+        raise
     finally:
         os.close(fd)
 

@@ -163,7 +163,7 @@ def test_a_folder_removed_under_a_running_job_costs_no_result(launcher):
     job = launcher.gated("exit 3")
     shutil.rmtree(os.path.dirname(job.path("stdout")))
     found = looking.look(launcher.store.job(job.jid))
-    assert (found["state"], found["reason"]) == ("running", "unsupervised")
+    assert (found["state"], found["reason"]) == ("running", None), "its keeper is seen to live"
     launcher.release()
     final = launcher.finished(job)
     assert (final["state"], final["rc"], final["stdout"]) == ("failed", 3, "")
