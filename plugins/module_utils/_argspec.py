@@ -9,6 +9,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ._job import store
 from ._job.errors import JobError
 from ._job.store import Store
 
@@ -41,10 +42,21 @@ def async_dir(module: AnsibleModule) -> str:
     return os.path.expanduser(os.path.expandvars(configured))
 
 
-def check_range(module: AnsibleModule, *names: str) -> None:
+def why_absent(path: str, jid: str | None, name: str | None) -> str:
+    """Say that a job is not in an async dir: where we looked, as whom, and who seems to have it."""
+    user = store.user_name(os.geteuid())
+    if jid is None:
+        return "could not find job named %r in %s as user %s" % (name, path, user)
+    text = "could not find job %s in %s as user %s" % (jid, path, user)
+    others = ", ".join(store.whose(path, jid))
+    hint = "; it belongs to %s: look as that user (become_user), or set async_dir"
+    return text + hint % others if others else text
+
+
+def check_range(params: dict[str, Any], *names: str) -> None:
     """Refuse negative numbers. :raises JobError: naming the parameter."""
     for name in names:
-        value = module.params[name]
+        value = params[name]
         if value is not None and not 0 <= value < float("inf"):
             raise JobError("%s must not be negative or infinite, but is %s" % (name, value))
 
@@ -56,9 +68,14 @@ def unshown_invocation(module: AnsibleModule) -> dict[str, Any]:
     that for results is undone.
     """
     module.no_log_values.clear()
-    hidden = {
-        name: "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
-        for name in UNSHOWN
-        if module.params.get(name) is not None
-    }
-    return {"module_args": dict(module.params, **hidden)}
+    shown = _unshown(module.params)
+    if isinstance(shown.get("jobs"), list):
+        shown["jobs"] = [
+            _unshown(entry) if isinstance(entry, dict) else entry for entry in shown["jobs"]
+        ]
+    return {"module_args": shown}
+
+
+def _unshown(params: dict[str, Any]) -> dict[str, Any]:
+    hidden = {name for name in UNSHOWN if params.get(name) is not None}
+    return dict(params, **dict.fromkeys(hidden, "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"))

@@ -18,10 +18,10 @@ import sys
 from ansible.module_utils.basic import AnsibleModule
 
 from . import _job
-from ._argspec import ASYNC_DIR_SPEC
+from ._argspec import ASYNC_DIR_SPEC, check_range
 from ._job import schema
 from ._job.errors import JobError
-from ._plan import DEFAULT_GRACE, plain
+from ._plan import DEFAULT_GRACE, plain, poll_plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
 
     :raises JobError: naming the parameter that is wrong.
     """
+    check_range(params, "timeout", "grace", "output_limit")
     argv = _argv(params)
     try:
         stop_signal = schema.signal_number(params["stop_signal"])
@@ -153,14 +154,48 @@ def unneeded(params: dict[str, Any]) -> str | None:
     return None
 
 
-def launch(module: AnsibleModule, where: Store, requests: list[Record]) -> list[Record]:
+def always(request: Record) -> Record:
+    """Return what the result of every launch has, whatever comes of it."""
+    return {"attached": False, "poll": poll_plan(request["timeout"], grace=request["grace"])}
+
+
+def not_needed(request: Record, why: str) -> Record:
+    """Return the result of a launch that ``creates`` or ``removes`` made unnecessary."""
+    nothing = schema.present(schema.unknown(schema.PREDICTED_JID))
+    return dict(nothing, **always(request), changed=False, skipped=True, msg=why)
+
+
+def launch(
+    module: AnsibleModule, where: Store, requests: list[Record], *, slots: int = 0
+) -> list[Record]:
     """Launch jobs and return the launcher's answers (see there), in order.
 
-    It returns when every command has been exec'ed or has failed to.
+    It returns when every command has been exec'ed, has failed to, or is queued.
 
+    :param slots: how many of them may run at once; 0 for no limit.
     :raises JobError: the launcher could not be run at all.
     """
-    return _run_launcher(module, where, {"jobs": requests})
+    named = [request for request in requests if request["name"] is not None]
+    if named:
+        # Imported here, and not by every launch: what a module imports is compiled in every run.
+        from . import _naming
+
+        key = where.secret()
+        for request in named:
+            request["spec"] = _naming.specification(request, key)
+    return _run_launcher(module, where, {"jobs": requests, "slots": slots})
+
+
+def outcome(where: Store, request: Record, answer: Record) -> Record:
+    """Return the result of a launch. :raises JobError: it failed."""
+    if "error" in answer:
+        raise JobError(**answer["error"])
+    if "decision" in answer:
+        from . import _naming
+
+        found = _naming.found(where.job(answer["jid"]), answer["decision"], settle=True)
+        return dict(always(request), **found)
+    return dict(always(request), **dict(schema.present(answer["record"]), changed=True))
 
 
 def adopt(module: AnsibleModule, where: Store, jids: list[str]) -> None:

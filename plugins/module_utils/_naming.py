@@ -45,6 +45,17 @@ def key_of(where: Store, *, create: bool) -> bytes:
         return b""
 
 
+def predicted(where: Store | None, request: Record) -> Record:
+    """Return what a launch would return, without changing anything. Parameters and errors are those of :func:`predict`."""
+    decision, job = predict(where, request)
+    if job is not None and decision in (schema.ATTACH, schema.KEEP):
+        return found(job, decision, settle=False)
+    nothing = schema.unknown(schema.PREDICTED_JID)
+    nothing.update({key: request[key] for key in ("name", "cmd", "timeout")}, finished=False)
+    text = "would %s the job" % decision
+    return dict(schema.present(nothing), changed=True, msg=text)
+
+
 def predict(where: Store | None, request: Record) -> tuple[str, Job | None]:
     """Say what a launch would do, see ``schema.decide``, and return the job that it would find.
 

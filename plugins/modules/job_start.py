@@ -365,69 +365,51 @@ survivors:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._argspec import check_range, open_store, unshown_invocation
-from ..module_utils._job import schema
+from ..module_utils._argspec import open_store, unshown_invocation
 from ..module_utils._job.errors import JobError
-from ..module_utils._launch import JOB_SPEC, ONE_COMMAND, build_request, launch, unneeded
-from ..module_utils._plan import poll_plan
+from ..module_utils._launch import (
+    JOB_SPEC,
+    ONE_COMMAND,
+    always,
+    build_request,
+    launch,
+    not_needed,
+    outcome,
+    unneeded,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..module_utils._job.schema import Record
+    from ..module_utils._job.store import Store
 
 
 def run(module: AnsibleModule) -> Record:
     """Launch what the parameters ask for and return the result."""
-    params = module.params
-    check_range(module, "timeout", "grace", "output_limit")
-    request = build_request(params, no_log=module.no_log)
-    always = {"attached": False, "poll": poll_plan(params["timeout"], grace=params["grace"])}
-    skip = unneeded(params)
+    request = build_request(module.params, no_log=module.no_log)
+    skip = unneeded(module.params)
     if skip is not None:
-        nothing = schema.present(schema.unknown(schema.PREDICTED_JID))
-        return dict(nothing, **always, changed=False, skipped=True, msg=skip)
-    if module.check_mode:
-        return dict(always, **_predicted(module, request))
-    where = open_store(module, create=True)
-    if request["name"] is not None:
-        # Imported here, and not by every launch: what a module imports is compiled in every run.
-        from ..module_utils import _naming
-
-        try:
-            request["spec"] = _naming.specification(request, where.secret())
-        except OSError as error:
-            raise where.failure(error) from None
-        if module._diff:
-            always["diff"] = _naming.diff(where, request, create=True)
-    answer = launch(module, where, [request])[0]
-    if "error" in answer:
-        raise JobError(**answer["error"])
-    if "decision" in answer:
-        job = where.job(answer["jid"])
-        return dict(always, **_naming.found(job, answer["decision"], settle=True))
-    return dict(always, **dict(schema.present(answer["record"]), changed=True))
-
-
-def _predicted(module: AnsibleModule, request: Record) -> Record:
-    """Return what a launch would return, without changing anything."""
-    from ..module_utils import _naming
-
+        return not_needed(request, skip)
     try:
-        where = open_store(module, create=False)
+        where = open_store(module, create=not module.check_mode)
     except FileNotFoundError:  # a real run would make it
         where = None
-    decision, job = _naming.predict(where, request)
-    result: Record
-    if job is not None and decision in (schema.ATTACH, schema.KEEP):
-        result = _naming.found(job, decision, settle=False)
-    else:
-        nothing = schema.unknown(schema.PREDICTED_JID)
-        nothing.update({key: request[key] for key in ("name", "cmd", "timeout")}, finished=False)
-        text = "would %s the job" % decision
-        result = dict(schema.present(nothing), changed=True, msg=text)
-    if module._diff and where is not None and request["name"] is not None:
-        result["diff"] = _naming.diff(where, request, create=False)
-    return result
+    difference = _difference(module, where, request)
+    if module.check_mode or where is None:
+        from ..module_utils import _naming
+
+        return dict(always(request), **_naming.predicted(where, request), **difference)
+    answer = launch(module, where, [request])[0]
+    return dict(outcome(where, request, answer), **difference)
+
+
+def _difference(module: AnsibleModule, where: Store | None, request: Record) -> Record:
+    if not module._diff or where is None or request["name"] is None:
+        return {}
+    # Imported here, and not by every launch: what a module imports is compiled in every run.
+    from ..module_utils import _naming
+
+    return {"diff": _naming.diff(where, request, create=not module.check_mode)}
 
 
 def main() -> None:

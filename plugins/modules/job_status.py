@@ -274,7 +274,13 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store
+from ..module_utils._argspec import (
+    ASYNC_DIR_SPEC,
+    async_dir,
+    check_range,
+    open_store,
+    why_absent,
+)
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.looking import look, wait
@@ -322,7 +328,7 @@ def _are_deprecations(found: object) -> bool:
 def run(module: AnsibleModule) -> Record:
     """Look at the job, or clean up after it, and return the result."""
     params = module.params
-    check_range(module, "wait")
+    check_range(params, "wait")
     if params["jid"] == schema.PREDICTED_JID:
         text = "there is no job to look at: it was not launched (check mode, creates or removes)"
         return dict(schema.present(schema.unknown(params["jid"])), skipped=True, msg=text)
@@ -343,7 +349,7 @@ def run(module: AnsibleModule) -> Record:
         if module.check_mode and params["name"] is not None:
             text = "there is no job of that name; the launch before may be one that check mode left out"
             return dict(nothing, skipped=True, msg=text)
-        raise _not_found(module) from None
+        raise JobError(why_absent(async_dir(module), params["jid"], params["name"])) from None
     except OSError as error:
         why = "cannot look at the job in %s as user %s: %s"
         raise JobError(why % (async_dir(module), store.user_name(os.geteuid()), error)) from None
@@ -373,19 +379,6 @@ def _job(module: AnsibleModule) -> Job:
     if job is None:
         raise store.MissingRecord(name)
     return job
-
-
-def _not_found(module: AnsibleModule) -> JobError:
-    jid, path = module.params["jid"], async_dir(module)
-    user = store.user_name(os.geteuid())
-    if jid is None:
-        what = "named %r" % module.params["name"]
-        return JobError("could not find job %s in %s as user %s" % (what, path, user))
-    others = ", ".join(store.whose(path, jid))
-    hint = "; it belongs to %s: look as that user (become_user), or set async_dir" % others
-    return JobError(
-        "could not find job %s in %s as user %s%s" % (jid, path, user, hint if others else "")
-    )
 
 
 def main() -> None:

@@ -24,16 +24,20 @@ class ForwardingAction(ActionBase):
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result = super().run(tmp, task_vars)
-        args = dict(self._task.args)
-        configured = self.get_shell_option("async_dir", default=CORE_DEFAULT)
-        if not args.get("async_dir") and configured != CORE_DEFAULT:
-            args["async_dir"] = configured
         result.update(
             self._execute_module(
                 module_name=self.module,
-                module_args=args,
+                module_args=self.forwarded(),
                 task_vars=task_vars,
                 wrap_async=bool(self._task.async_val),
             )
         )
         return result
+
+    def forwarded(self) -> dict[str, t.Any]:
+        """Return the task's arguments with what the module cannot know."""
+        args = dict(self._task.args)
+        configured = self.get_shell_option("async_dir", default=CORE_DEFAULT)
+        if not args.get("async_dir") and configured != CORE_DEFAULT:
+            args["async_dir"] = configured
+        return args

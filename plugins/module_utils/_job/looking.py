@@ -80,29 +80,35 @@ def wait(
     """
     until = time.monotonic() + seconds
     while True:
-        bell = _bell(job)
+        hangs_up = bell(job)
         try:
             found = look(job, show=show, settle=settle, reveal=reveal)
             left = until - time.monotonic()
             if found["finished"] or left <= 0:
                 return found
-            if bell is None:
+            if hangs_up is None:
                 time.sleep(min(left, RECHECK_INTERVAL))
             else:
                 bell_poll = select.poll()
-                bell_poll.register(bell, 0)  # hang-ups are reported without being asked for
+                bell_poll.register(hangs_up, 0)  # hang-ups are reported without being asked for
                 bell_poll.poll(int(left * 1000) + 1)
         finally:
-            if bell is not None:
-                os.close(bell)
+            if hangs_up is not None:
+                os.close(hangs_up)
 
 
-def _bell(job: Job) -> int | None:
-    try:
-        fd = job.watch("keeper")
-        return job.watch("runner") if fd is None else fd
-    except OSError:  # a job of the builtin
-        return None
+def bell(job: Job) -> int | None:
+    """Return a descriptor that hangs up (POLLHUP) when something happens to a job; None if nothing tells of that."""
+    for role in ("turn", "keeper", "runner"):
+        try:
+            fd = job.watch(role)
+        except (
+            OSError
+        ):  # not there: a job of the builtin has none of these, and only a queued one has a turn
+            continue
+        if fd is not None:
+            return fd
+    return None
 
 
 def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:

@@ -1,0 +1,249 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Waiting for many jobs at once, on the target. Private to the collection.
+
+One poll(2) watches the bells of all jobs (see _job.store), so waiting costs no time of the processor, and only a job whose
+bell has rung is looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import time
+
+from ._job import looking, schema
+from ._job.errors import JobError
+from ._job.store import MissingRecord
+from ._references import Reference
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from ._job.schema import Record
+    from ._job.store import Job, Store
+
+# Seconds between two looks at a job without a bell: the builtin's, one whose command has been orphaned, and those for
+# which there are not enough descriptors.
+RECHECK_INTERVAL = 0.5
+LONGEST_SLEEP = 3600.0  # seconds; poll(2) takes no more than a month
+SPARE_DESCRIPTORS = 64
+MISSING = "missing"  # in counts: there is no record
+
+
+def goal(until: str) -> Callable[[list[Record]], bool]:
+    """Return the condition that a parameter ``until`` names."""
+    return {
+        "all_finished": lambda jobs: all(job["finished"] for job in jobs),
+        "any_finished": lambda jobs: any(job["finished"] for job in jobs) or not jobs,
+        "first_failed": lambda jobs: (
+            any(job["failed"] for job in jobs) or all(job["finished"] for job in jobs)
+        ),
+    }[until]
+
+
+class Waiter:
+    """Looks at jobs, and waits for what becomes of them.
+
+    :param where: the async dir; None if there is none, and so no job.
+    :param meant: the jobs.
+    :param absent: says why a job cannot be found, given its jid and its name.
+    :param settle: whether a final verdict may be written down.
+    """
+
+    def __init__(
+        self,
+        where: Store | None,
+        meant: list[Reference],
+        absent: Callable[[str | None, str | None], str],
+        *,
+        settle: bool,
+    ) -> None:
+        self._settle = settle
+        self._meant = meant
+        self._why_absent = absent
+        self._jobs: list[Job | None] = [_find(where, reference) for reference in meant]
+        self.found: list[Record] = [self._look(number) for number in range(len(meant))]
+
+    def wait(
+        self,
+        is_reached: Callable[[list[Record]], bool],
+        seconds: float,
+        *,
+        seen: list[Any] | None,
+        gather: float,
+    ) -> None:
+        """Return when a goal is reached, or so many seconds are over.
+
+        :param seen: what the caller knows of each job, see :func:`news`; None for nothing.
+        :param gather: return also so many seconds after something else has been seen first. So one answer tells
+            many changes.
+        """
+        until = time.monotonic() + seconds
+        if seen is not None and seen != [news(job) for job in self.found]:
+            until = min(until, time.monotonic() + gather)
+        with _Bells(self._jobs) as bells:
+            # A bell that is taken after a look misses no change if there is a look after it.
+            todo = bells.hang(
+                [number for number, job in enumerate(self.found) if not job["finished"]]
+            )
+            while True:
+                changed = self._look_again(todo)
+                if changed:
+                    until = min(until, time.monotonic() + gather)
+                left = until - time.monotonic()
+                if is_reached(self.found) or left <= 0:
+                    return
+                live = [number for number, job in enumerate(self.found) if not job["finished"]]
+                todo = bells.ring(live, left)
+
+    def _look_again(self, numbers: list[int]) -> bool:
+        changed = False
+        for number in numbers:
+            before = self.found[number]
+            found = self.found[number] = self._look(number)
+            changed = changed or news(before) != news(found)
+        return changed
+
+    def _look(self, number: int) -> Record:
+        job, reference = self._jobs[number], self._meant[number]
+        if job is not None:
+            try:
+                return looking.look(job, show="none", settle=self._settle)
+            except MissingRecord:
+                self._jobs[number] = None
+            except JobError as error:
+                return dict(_absent(reference), msg=error.msg)
+            finally:
+                job.close()
+        if reference.failure is not None:
+            return _not_launched(reference.failure)
+        return dict(_absent(reference), msg=self._why_absent(reference.jid, reference.name))
+
+    def news(self, seen: list[Any] | None) -> list[list[Any]]:
+        """Return the place and the state of each job that is not as it has been seen."""
+        keys = [
+            "ansible_job_id",
+            "name",
+            "state",
+            "reason",
+            "progress",
+            "finished",
+            "elapsed",
+            "timeout",
+        ]
+        return [
+            [number, news(job), {key: job[key] for key in keys}]
+            for number, job in enumerate(self.found)
+            if seen is None or number >= len(seen) or seen[number] != news(job)
+        ]
+
+    def unsupervised(self) -> list[str]:
+        """Return the jids of those that have lost their keeper and their runner."""
+        return [job["ansible_job_id"] for job in self.found if job["reason"] == schema.UNSUPERVISED]
+
+    def shown(self, show: str, total: int) -> list[Record]:
+        """Return the job dictionaries with their output, which all together holds at most ``total`` bytes."""
+        limit = max(schema.TAIL_BYTES, total // max(1, 2 * len(self.found)))
+        return [self._with_output(number, show, limit) for number in range(len(self.found))]
+
+    def _with_output(self, number: int, show: str, limit: int) -> Record:
+        job, found = self._jobs[number], self.found[number]
+        if job is None or show == "none":
+            return found
+        try:
+            full = looking.look(job, show=show, settle=self._settle)
+        except MissingRecord:
+            return found
+        job.close()
+        for stream in schema.STREAMS:
+            if len(full[stream]) > limit:
+                full[stream] = schema.tail_text(full[stream], limit)
+                full[stream + "_lines"] = full[stream].splitlines()
+                full["truncated"] = True
+        return full
+
+
+def news(job: Record) -> list[Any]:
+    """Return what somebody who waits for a job wants to be told when it changes."""
+    return [job["state"], job["reason"], job["progress"]]
+
+
+def counts(jobs: list[Record]) -> dict[str, int]:
+    """Return how many jobs there are of each state."""
+    found = dict.fromkeys((*schema.STATES, MISSING), 0)
+    for job in jobs:
+        found[job["state"] or MISSING] += 1
+    return found
+
+
+class _Bells:
+    """The bells of jobs that are waited for; as many as there may be open files."""
+
+    def __init__(self, jobs: list[Job | None]) -> None:
+        self._jobs = jobs
+        self._poll = select.poll()
+        self._numbers: dict[int, int] = {}  # by descriptor
+        self._hung: dict[int, int] = {}  # descriptors, by number
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = len(jobs) + 2 * SPARE_DESCRIPTORS
+        if soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        self._room = soft - SPARE_DESCRIPTORS
+
+    def __enter__(self) -> _Bells:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for fd in self._numbers:
+            os.close(fd)
+
+    def hang(self, numbers: list[int]) -> list[int]:
+        """Take the bells of jobs, and return these jobs: they may have changed before."""
+        for number in numbers:
+            job = self._jobs[number]
+            if job is None or number in self._hung or len(self._hung) >= self._room:
+                continue
+            fd = looking.bell(job)
+            job.close()
+            if fd is not None:
+                self._hung[number], self._numbers[fd] = fd, number
+                self._poll.register(fd, 0)  # hang-ups are reported without being asked for
+        return numbers
+
+    def ring(self, live: list[int], seconds: float) -> list[int]:
+        """Wait until a bell rings, and return which jobs must be looked at again."""
+        silent = [number for number in live if number not in self._hung]
+        if silent:
+            seconds = min(seconds, RECHECK_INTERVAL)
+        rung = []
+        for fd, _event in self._poll.poll(int(min(seconds, LONGEST_SLEEP) * 1000) + 1):
+            number = self._numbers.pop(fd)
+            del self._hung[number]
+            self._poll.unregister(fd)
+            os.close(fd)
+            rung.append(number)
+        return self.hang(rung) + self.hang(silent)
+
+
+def _find(where: Store | None, reference: Reference) -> Job | None:
+    if where is None or reference.failure is not None:
+        return None
+    return where.job(reference.jid) if reference.jid else where.latest(str(reference.name))
+
+
+def _absent(reference: Reference) -> Record:
+    """Return the dictionary of a job of which nothing can be said."""
+    found = schema.present(schema.unknown(reference.jid or ""))
+    found.update(ansible_job_id=reference.jid, name=reference.name, failed=True)
+    return found
+
+
+def _not_launched(failure: Record) -> Record:
+    """Return the dictionary of a job whose launch failed, given the result of that."""
+    found = dict(_absent(Reference()), state=schema.FAILED, reason=schema.NOT_STARTED)
+    return dict(found, **dict({"msg": "its launch failed"}, **failure))

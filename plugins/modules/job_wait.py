@@ -1,0 +1,247 @@
+#!/usr/bin/python
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Wait for many jobs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: job_wait
+author:
+  - durable.jobs contributors (@durable-jobs)
+version_added: 0.1.0
+short_description: Wait for any number of durable background jobs in one task
+description:
+  - Waits for jobs that were launched before, all at once, and fails if one of them did not succeed.
+  - The jobs are watched on the target, without using its processor, so an end is noticed at once and
+    a look covers all jobs.
+  - A lost connection, an unreachable host or a reboot in between does not end the wait. It goes on as
+    soon as the host answers again. The jobs of a host that was rebooted are V(lost).
+  - Prints one line for each change, with the job's name or id, its state, how long it has been
+    running and how long it may, and how many jobs have finished.
+options:
+  jobs:
+    description:
+      - The jobs to wait for - a registered result of M(durable.jobs.job_start), looped or not, of
+        M(durable.jobs.job_batch) or of M(ansible.builtin.command) and others with C(async); or a list of
+        job ids, names, job dictionaries and such results, mixed.
+      - Skipped items of a loop are left out. A launch that failed counts as a failed job.
+      - A job that is given twice counts once. A name means the latest job of that name. With an empty
+        list there is nothing to wait for, and the task succeeds.
+      - A job that cannot be found counts as failed, and the others are waited for all the same.
+    type: raw
+    required: true
+  until:
+    description:
+      - What to wait for. V(first_failed) is also reached when all jobs have finished.
+    type: str
+    default: all_finished
+    choices:
+      - all_finished
+      - any_finished
+      - first_failed
+  timeout:
+    description:
+      - Seconds to wait at the most. Then the task fails and says which jobs are still going. They are
+        left alone.
+      - Without it, the wait lasts as long as the jobs' own limits allow, which for a job without a limit, or
+        one launched by C(async) whose worker was killed, may be for ever.
+    type: float
+  reconnect_timeout:
+    description:
+      - Seconds after which a host that does not answer any more is given up as unreachable.
+    type: float
+    default: 600
+  output:
+    description:
+      - How much of the output of the jobs to return - V(full), V(tail) for the last 4 KiB of each
+        stream, or V(none).
+      - V(full) returns 16 MiB in total at the most, shared equally, of each stream the end.
+    type: str
+    default: full
+    choices:
+      - full
+      - tail
+      - none
+extends_documentation_fragment:
+  - durable.jobs.async_dir
+  - durable.jobs.attributes
+attributes:
+  check_mode:
+    details:
+      - Looks once and does not wait. Jobs that check mode has left out are left out here, too.
+seealso:
+  - module: durable.jobs.job_batch
+  - module: durable.jobs.job_status
+"""
+
+EXAMPLES = r"""
+- name: Start some jobs
+  durable.jobs.job_start:
+    cmd: "/usr/local/bin/reindex {{ item }}"
+    name: "reindex {{ item }}"
+  loop: [users, orders]
+  register: reindex
+
+- name: Wait for all of them
+  durable.jobs.job_wait:
+    jobs: "{{ reindex }}"
+
+- name: Wait for jobs that another play has started, at most ten minutes
+  durable.jobs.job_wait:
+    jobs: [reindex users, reindex orders]
+    timeout: 600
+  register: result
+
+- name: Stop waiting as soon as one fails
+  durable.jobs.job_wait:
+    jobs: "{{ reindex }}"
+    until: first_failed
+"""
+
+RETURN = r"""
+jobs:
+  description:
+    - The job dictionaries, as M(durable.jobs.job_status) returns them, in the order given.
+    - A job that could not be found has a null C(state). A failed launch has the state V(failed) and the
+      reason V(not started).
+  returned: always
+  type: list
+  elements: dict
+counts:
+  description: How many jobs there are of each state. V(missing) are those that could not be found.
+  returned: always
+  type: dict
+  sample: {failed: 1, lost: 0, missing: 0, queued: 0, running: 0, stopped: 0, succeeded: 9, timed_out: 0}
+failed_jobs:
+  description: The jobs that have finished and did not succeed, by name, or else by id.
+  returned: always
+  type: list
+  elements: str
+unfinished_jobs:
+  description: The jobs that are still queued or running, by name, or else by id.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils import _waiting
+from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store, why_absent
+from ..module_utils._job.errors import JobError
+from ..module_utils._references import references
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..module_utils._job.schema import Record
+
+OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
+NAMED = 20  # jobs that a message names
+
+
+def run(module: AnsibleModule) -> Record:
+    """Wait for the jobs and return the result; with ``_wait``, one part of it (see plugins/action/job_wait.py)."""
+    params = module.params
+    check_range(params, "timeout", "reconnect_timeout")
+    meant = references(params["jobs"])
+    try:
+        where = open_store(module, create=False)
+    except FileNotFoundError:
+        where = None
+    path = async_dir(module)
+    waiter = _waiting.Waiter(
+        where,
+        meant,
+        lambda jid, name: why_absent(path, jid, name),
+        settle=not module.check_mode,
+    )
+    lost_keeper = [] if module.check_mode else waiter.unsupervised()
+    if lost_keeper and where is not None:
+        # Imported here, and not by every wait: what a module imports is compiled in every run.
+        from ..module_utils._launch import adopt
+
+        adopt(module, where, lost_keeper)
+    is_reached = _waiting.goal(params["until"])
+    seconds, last = params["_wait"], params["_last"]
+    if seconds is None:  # there is no action plugin to ask again
+        seconds, last = params["timeout"] or float("inf"), True
+    if not module.check_mode:
+        waiter.wait(is_reached, seconds, seen=params["_seen"], gather=params["_gather"])
+    done = is_reached(waiter.found)
+    if not (done or last or module.check_mode):
+        return {"done": False, "changed": False, "news": waiter.news(params["_seen"])}
+    result = _summary(waiter.shown(params["output"], OUTPUT_TOTAL))
+    result.update(done=True, news=waiter.news(params["_seen"]))
+    if module.check_mode:
+        result["failed"] = bool(result["failed_jobs"]) and result["counts"][_waiting.MISSING] == 0
+    elif not done:
+        going = _some(result["unfinished_jobs"])
+        result.update(failed=True, msg="still going after %g s: %s" % (params["timeout"], going))
+    return result
+
+
+def _summary(jobs: list[Record]) -> Record:
+    failed = [job for job in jobs if job["finished"] and job["failed"]]
+    finished = [job for job in jobs if job["finished"]]
+    names = [_who(job) for job in failed]
+    text = "%d of %d jobs succeeded" % (len(finished) - len(failed), len(jobs))
+    if len(jobs) == len(failed) == 1:
+        text = failed[0]["msg"]
+    elif failed:
+        text = "%d of %d jobs did not succeed: %s" % (len(failed), len(jobs), _some(names))
+        text += "; the first: %s" % failed[0]["msg"]
+    return {
+        "jobs": jobs,
+        "counts": _waiting.counts(jobs),
+        "failed_jobs": names,
+        "unfinished_jobs": [_who(job) for job in jobs if not job["finished"]],
+        "changed": any(job["changed"] for job in finished),
+        "failed": bool(failed),
+        "msg": text,
+    }
+
+
+def _who(job: Record) -> str:
+    return str(job["name"] or job["ansible_job_id"] or "a job that was not launched")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def main() -> None:
+    """Run the module: parameters in, one JSON result out."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            ASYNC_DIR_SPEC,
+            jobs={"type": "raw", "required": True},
+            until={
+                "type": "str",
+                "choices": ["all_finished", "any_finished", "first_failed"],
+                "default": "all_finished",
+            },
+            timeout={"type": "float"},
+            reconnect_timeout={"type": "float", "default": 600},
+            output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
+            # What follows is between the action plugin and the module: how long this run may last, what has been seen
+            # before, how long to collect what is new, and whether there will be no other run.
+            _wait={"type": "float"},
+            _seen={"type": "list", "elements": "list"},
+            _gather={"type": "float", "default": 0},
+            _last={"type": "bool", "default": False},
+        ),
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except JobError as error:
+        result = dict(error.details, msg=error.msg, failed=True, done=True)
+    if result.get("failed"):
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
