@@ -149,7 +149,6 @@ class _News:
             return
         for place, state, job in news:
             self.seen[place], self._jobs[place] = state, job
-        for _place, _state, job in news:
             self._tell("%s | %s" % (_line(job), self._progress()))
 
     def _progress(self) -> str:
