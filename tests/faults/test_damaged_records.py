@@ -349,6 +349,23 @@ def test_damage_of_record_and_copy_while_the_job_runs(launcher, end):
     assert job.read_record()["finished"]
 
 
+def test_damage_of_record_and_copy_and_the_death_of_the_keeper(launcher):
+    """record and copy are damaged and the keeper killed | running, unsupervised; its rc at the end, and no log that grows"""
+    job = launcher.gated("exit 3")
+    keeper, _runner = job_pids(job)
+    for path in (job.results_file, job.path("record")):
+        put(path, b"")
+    os.kill(keeper, signal.SIGKILL)
+    until(lambda: not job.is_held("keeper"))
+    found = modules.job_status(job, wait=1.5)  # long enough for several attempts at adoption
+    assert (found["state"], found["reason"]) == ("running", "unsupervised")
+    assert "is damaged: it is empty" in found["msg"]
+    assert not os.path.exists(job.path("keeper.log"))
+    launcher.release()
+    found = modules.job_status(job, wait=30)
+    assert (found["state"], found["rc"], found["reason"]) == ("failed", 3, "record damaged")
+
+
 def test_the_folder_of_a_damaged_record_is_gone_too(launcher):
     """record damaged and the job's folder removed | lost, record damaged; it can be cleaned up"""
     job = ended(launcher)

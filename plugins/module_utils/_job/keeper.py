@@ -171,7 +171,9 @@ class Keeper:
         self.command, self._began = int(command), float(began)
         try:
             os.write(self._gate, b"g")
-        except BrokenPipeError:  # the command has given up before, and says why: no room for its stdin, for example
+        except (
+            BrokenPipeError
+        ):  # the command has given up before, and says why: no room for its stdin, for example
             pass
         try:
             refusal = self._line()
@@ -494,7 +496,11 @@ def adopt(job: store.Job, borrowed: list[int]) -> None:
 
     :param borrowed: descriptors to close when the lock has been taken.
     """
-    if job.read_record()[schema.PRIVATE]["boot_id"] != store.boot_id():
+    try:
+        boot = job.read_record()[schema.PRIVATE]["boot_id"]
+    except (store.MissingRecord, store.DamagedRecord):
+        return  # nothing tells what to enforce; every look says so, and the runner will ask again
+    if boot != store.boot_id():
         return  # after a reboot none of its processes is left: who has their pids now is a stranger
     lock = job.lock("keeper")
     for fd in borrowed:
