@@ -150,6 +150,8 @@ class Step:
         wrong = truth.lies(found, self.marks, may_be_lost=False)
         if self.marks.begun and found["state"] != self.state:
             wrong.append(f"it is {found['state']} instead of {self.state}")
+        if "error" in (answer or {}) and answer["error"].get("ansible_job_id") != job.jid:
+            wrong.append(f"there is a job, and the answer does not name it: {answer}")
         if looking.look(job) != found:
             wrong.append("two looks differ")
         return wrong

@@ -91,6 +91,12 @@ class Launch:
         record_property("afterwards", "the job" if job else "none")
         if job is None:
             assert not self.marks.begun, "the command ran, and there is no job"
+            if self.random.random() < 0.1:
+                said = modules.run(
+                    modules.OURS + "job_status",
+                    {"name": self.name, "async_dir": self.place.store.path},
+                )
+                assert said["failed"] and said["msg"].startswith("could not find job"), said
         else:
             self.place.jobs.append(job)
             found = modules.job_status(job) if self.random.random() < 0.1 else truth.final(job, 0)

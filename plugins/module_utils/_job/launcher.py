@@ -207,12 +207,20 @@ class Launch:
         for role in [role for role in self._fds if role not in kept]:
             os.close(self._fds.pop(role))
 
+    def _keeper_died(self) -> JobError:
+        text = "the job's keeper died while launching it; look at the machine's log"
+        if self.job is None or not os.path.lexists(self.job.results_file):
+            return JobError(text)
+        text += (
+            ". Whether the command has been started, job_status with jid=%s tells" % self.job.jid
+        )
+        return JobError(text, ansible_job_id=self.job.jid)
+
     def settle(self) -> None:
         """Wait for the keeper's answer."""
         if self.answer is None:
             data = read_all(self._fds.pop("out"))
-            lost = JobError("the job's keeper died while launching it; look at the machine's log")
-            self.answer = json.loads(data) if data else _error(lost)
+            self.answer = json.loads(data) if data else _error(self._keeper_died())
             if "error" in self.answer:
                 os.waitpid(self._pid, 0)
         self.let_go()
