@@ -111,7 +111,7 @@ class Machine:
         """Run a command on this machine to its end and return what it prints."""
         done = subprocess.run(
             [*self.prefix, *argv],
-            stdout=subprocess.PIPE,
+            capture_output=True,
             timeout=support.PATIENCE,
             check=True,
             **options,
@@ -134,10 +134,10 @@ class Machine:
         (answer,) = self.launch(launcher, support.request("/bin/sh", "-c", line, **changes))
         return answer["record"]["ansible_job_id"]
 
-    def look(self, launcher, jid, wait=0):
+    def look(self, launcher, jid, wait=0, where=None):
         """Take one look at a job."""
         engine = os.path.dirname(os.path.dirname(launcher.program))
-        return self.python(LOOK, engine, launcher.store.path, jid, wait)
+        return self.python(LOOK, engine, where or launcher.store.path, jid, wait)
 
 
 def _namespaces(uptime):

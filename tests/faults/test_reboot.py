@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 
 import pytest
@@ -125,6 +127,8 @@ def test_a_job_that_ended_without_its_keeper_keeps_its_result(machine, launcher)
     the keeper hangs, the command ends, and the machine is switched off before anybody has looked
     | the result that the runner wrote down, with the duration that it had
     """
+    if not os.path.exists("/etc/machine-id"):
+        pytest.skip("needs a machine with an /etc/machine-id")
     jid = machine.start(
         launcher, f"until [ -e {launcher.store.path}/go ]; do sleep 0.02; done; echo end; exit 4"
     )
@@ -187,3 +191,42 @@ def test_the_container_is_restarted(machine, launcher):
         "mount", "--bind", str(machine.folder / "boot_id.1"), "/proc/sys/kernel/random/boot_id"
     )
     assert outcome(machine.look(launcher, jid)) == ("lost", None, "killed", True)
+
+
+def test_a_look_from_another_machine(machine, launcher, tmp_path):
+    """
+    another machine, which sees the same files over a network but no lock, looks at a running job
+    | the look fails and names the machine that has the job; nothing is written down; once the job has finished, its result is seen
+    """
+    if not os.path.exists("/etc/machine-id"):
+        pytest.skip("needs a machine with an /etc/machine-id")
+    jid = machine.start(launcher, f"until [ -e {tmp_path}/go ]; do sleep 0.02; done; exit 3")
+    other = machines.Machine(tmp_path / "other")
+    other.folder.mkdir()
+    other.boot(uptime=3)
+    try:
+        their_id = other.folder / "machine-id"
+        their_id.write_text("0123456789abcdef0123456789abcdef")
+        other.run("mount", "--bind", str(their_id), "/etc/machine-id")
+        shared = seen_elsewhere(launcher, other.folder / "first")
+        before = (shared / jid).read_bytes()
+
+        with pytest.raises(subprocess.CalledProcessError) as failed:
+            other.look(launcher, jid, where=shared)
+
+        said = f"job {jid} was launched on the machine {os.uname().nodename}"
+        assert said in failed.value.stderr.decode()
+        assert (shared / jid).read_bytes() == before
+        assert machine.look(launcher, jid)["state"] == "running"
+        (tmp_path / "go").touch()
+        assert machine.look(launcher, jid, wait=30)["rc"] == 3
+        found = other.look(launcher, jid, where=seen_elsewhere(launcher, other.folder / "second"))
+        assert outcome(found) == ("failed", 3, None, True)
+    finally:
+        other.power_off()
+
+
+def seen_elsewhere(launcher, path):
+    """Return the async dir as another machine sees it: the same files, and nobody who holds a lock."""
+    subprocess.run(["cp", "-a", launcher.store.path, str(path)], check=True)
+    return path

@@ -127,6 +127,7 @@ class Keeper:
             "epoch": time.time(),
             "monotonic": time.monotonic(),
             "boot_id": store.boot_id(),
+            "machine": store.machine(),
             "user": store.user_name(os.geteuid()),
             "containment": "process",
             "keeper": os.getsid(0),

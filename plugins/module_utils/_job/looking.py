@@ -10,6 +10,7 @@ import select
 import time
 
 from . import output, schema, store, tree
+from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def look(job: Job, *, show: str = "full", settle: bool = True, reveal: bool = Fa
     :param settle: write a verdict that is final down, so that every later reader sees the same.
     :param reveal: show the output also of a job that was launched with ``no_log``.
     :raises MissingRecord: there is no such job.
-    :raises JobError: there is something that is not ours where the job's files should be.
+    :raises JobError: there is something that is not ours where the job's files should be, or another machine has it.
     """
     record = judged(job, show=show, settle=settle)
     if reveal and record.get(schema.PRIVATE, {}).get("no_log"):
@@ -147,16 +148,34 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     if state == schema.QUEUED:
         return record
     if state == schema.RUNNING:
-        elapsed = round(time.monotonic() - private["monotonic"], 3)
+        # The clock of another boot, of another machine that shares this folder, says nothing here.
+        past = (
+            time.monotonic() - private["monotonic"] if same_boot else time.time() - private["epoch"]
+        )
         return dict(
             record,
             reason=reason,
-            elapsed=elapsed,
+            elapsed=round(max(0.0, past), 3),
             **streams(job, record, schema.EMBED_LIMIT if show != "none" else 0),
         )
+    if state == schema.LOST and not same_boot:
+        _require_here(job, private)
     final = dict(record, **streams(job, record, schema.EMBED_LIMIT))
     final = schema.finish(final, state=state, reason=reason, exited=exited, ending=ending)
     return _reconcile(job, final) if settle else final
+
+
+def _require_here(job: Job, private: Record) -> None:
+    """Refuse to call a job lost that another machine, with which we share the folder, may be running.
+
+    :raises JobError: naming that machine.
+    """
+    theirs, ours = private["machine"], store.machine()
+    if theirs["id"] and ours["id"] and theirs["id"] != ours["id"]:
+        text = "job %s was launched on the machine %s; whether it still runs cannot be seen from %s: look at it there"
+        told = text % (job.jid, theirs["name"], ours["name"])
+        gone = "if that machine is no more, remove %s" % job.results_file
+        raise JobError("%s, or, %s" % (told, gone))
 
 
 def _outlives_its_folder(job: Job, private: Record) -> bool:

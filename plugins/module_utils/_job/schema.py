@@ -350,6 +350,9 @@ _RECORD_RULES: Rules = {
 _PRIVATE_RULES: Rules = {
     "no_log": _flag,
     "boot_id": _text,
+    "machine": lambda value: (
+        isinstance(value, dict) and _text(value.get("id")) and _text(value.get("name"))
+    ),
     "epoch": _number,
     "monotonic": _number,
     "grace": _number,
@@ -490,6 +493,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
             "version": VERSION,
             "no_log": hidden,
             "boot_id": place["boot_id"],
+            "machine": place.get("machine") or {"id": "", "name": ""},
             "epoch": place["epoch"],
             "monotonic": place["monotonic"],
             "grace": request["grace"],

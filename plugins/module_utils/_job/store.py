@@ -89,6 +89,16 @@ def boot_id() -> str:
         return source.read().strip()
 
 
+def machine() -> Record:
+    """Return what tells this machine from others: its id (machine-id(5)), empty where there is none, and its name."""
+    try:
+        with open("/etc/machine-id", encoding="ascii", errors="replace") as source:
+            known = source.read(64).strip()
+    except OSError:
+        known = ""
+    return {"id": known, "name": os.uname().nodename}
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of data at the beginning of a file and cut the file there."""
     done = 0

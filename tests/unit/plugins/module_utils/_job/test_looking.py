@@ -13,6 +13,7 @@ import time
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 
@@ -196,6 +197,24 @@ def test_a_final_record_that_was_not_renamed_to_its_place_is_believed_if_it_is_w
         assert job.read_record() == final, "and now it is in its place"
     else:
         assert (found["state"], found["reason"]) == ("lost", "killed")
+
+
+@pytest.mark.parametrize("theirs", ["another", ""])
+def test_a_job_of_another_machine_is_not_called_lost(launcher, theirs):
+    job = launcher.shell("sleep 60")
+    kill_all(launcher, job)
+    record = job.read_record()
+    record["durable_jobs"].update(boot_id="another", machine={"id": theirs, "name": "web1"})
+    text = json.dumps(record)
+    with open(job.results_file, "w", encoding="utf-8") as target:
+        target.write(text)
+    if theirs and store.machine()["id"]:
+        with pytest.raises(JobError, match=f"{job.jid} was launched on the machine web1"):
+            looking.look(job)
+        with open(job.results_file, encoding="utf-8") as target:
+            assert target.read() == text, "nothing is written down"
+    else:
+        assert looking.look(job)["reason"] == "rebooted"
 
 
 def test_no_log_hides_a_running_jobs_output(launcher):
