@@ -91,7 +91,10 @@ WAIT = "until [ -e go ]; do sleep 0.02; done; "
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_the_clock_jumps_while_a_job_runs(launcher, clock, jump):
-    """the wall clock jumps by a day or a year while a job runs | it runs on; start, end, delta and elapsed are right"""
+    """
+    the wall clock jumps by a day or a year while a job runs
+    | it runs on; start, end, delta and elapsed are right
+    """
     job = launch(launcher, clock, WAIT + "exit 3", timeout=60)
     clock.move(JUMPS[jump])
     found = look(job, clock)
@@ -104,7 +107,10 @@ def test_the_clock_jumps_while_a_job_runs(launcher, clock, jump):
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_the_deadline_does_not_care(launcher, clock, jump):
-    """the wall clock jumps by a day or a year before the deadline of a job | it is ended when its time is over"""
+    """
+    the wall clock jumps by a day or a year before the deadline of a job
+    | it is ended when its time is over
+    """
     begin = time.monotonic()
     job = launch(launcher, clock, "exec sleep 61", timeout=2)
     clock.move(JUMPS[jump])
@@ -140,7 +146,10 @@ def test_the_clock_jumps_and_the_keeper_is_killed(launcher, clock, jump):
 
 @pytest.mark.parametrize("jump", ["-1d", "-1y"])
 def test_the_clock_goes_back_between_two_launches_of_a_name(launcher, clock, jump):
-    """the clock goes back between two launches of one name | the name means the later job, jids sort by what the clock said"""
+    """
+    the clock goes back between two launches of one name
+    | the name means the later job, jids sort by what the clock said
+    """
     first = launch(launcher, clock, "exit 1", name="work", spec={"cmd": "1"})
     launcher.finished(first)
     clock.move(JUMPS[jump])
@@ -192,7 +201,10 @@ def test_a_keeper_that_stands_still(launcher, seconds):
 
 
 def test_a_deadline_passes_while_the_keeper_stands_still(launcher):
-    """the deadline passes while the keeper is stopped | running, over its limit; ended as soon as the keeper goes on"""
+    """
+    the deadline passes while the keeper is stopped
+    | running, over its limit; ended as soon as the keeper goes on
+    """
     job = launcher.shell("setsid sleep 61 & exec sleep 62", timeout=2)
     keeper = launcher.keeper(job)[0]
     stop(keeper)

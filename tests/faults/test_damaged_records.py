@@ -115,7 +115,10 @@ def test_a_binary_record(launcher, record_property):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_record_of_wrong_types(launcher, record_property, changes, why):
-    """a value in the record has the wrong type, or contradicts another | rc from the exit record, else lost"""
+    """
+    a value in the record has the wrong type, or contradicts another
+    | rc from the exit record, else lost
+    """
     check(launcher, lambda path: changed(path, **changes), why, record_property)
 
 
@@ -140,7 +143,10 @@ def test_a_record_of_the_future(launcher, record_property):
     ids=["brackets", "deep", "digits", "list"],
 )
 def test_json_that_breaks_readers(launcher, record_property, content, why):
-    """the record is nested a hundred thousand deep, or one huge number | rc from the exit record, else lost"""
+    """
+    the record is nested a hundred thousand deep, or one huge number
+    | rc from the exit record, else lost
+    """
     check(launcher, lambda path: put(path, content), why, record_property)
 
 
@@ -209,7 +215,10 @@ def test_the_record_of_another_job(launcher, record_property):
 
 
 def test_a_gigabyte(launcher, record_property):
-    """a sparse file of 1 GiB lies in the record's place | it is not read: rc from the exit record, else lost"""
+    """
+    a sparse file of 1 GiB lies in the record's place
+    | it is not read: rc from the exit record, else lost
+    """
     check(launcher, lambda path: os.truncate(path, 1 << 30), "it is too large", record_property)
 
 
@@ -279,7 +288,10 @@ LIVE = {
 
 @pytest.mark.parametrize("damage", LIVE.values(), ids=LIVE)
 def test_damage_while_the_job_runs(launcher, damage):
-    """the record is damaged while the job runs | the copy tells all; at its end the job is reported in full"""
+    """
+    the record is damaged while the job runs
+    | the copy tells all; at its end the job is reported in full
+    """
     job = launcher.gated("echo out; exit 3")
     before = job.read_record()
     damage(job.results_file)
@@ -332,7 +344,10 @@ def job_pids(job):
 
 @pytest.mark.parametrize("end", ["itself", "stop"])
 def test_damage_of_record_and_copy_while_the_job_runs(launcher, end):
-    """record and copy are damaged while the job runs | its held lock tells that it runs; its end mends the record"""
+    """
+    record and copy are damaged while the job runs
+    | its held lock tells that it runs; its end mends the record
+    """
     job = launcher.gated("echo out; exit 3")
     for path in (job.results_file, job.path("record")):
         put(path, b"")
@@ -350,7 +365,10 @@ def test_damage_of_record_and_copy_while_the_job_runs(launcher, end):
 
 
 def test_damage_of_record_and_copy_and_the_death_of_the_keeper(launcher):
-    """record and copy are damaged and the keeper killed | running, unsupervised; its rc at the end, and no log that grows"""
+    """
+    record and copy are damaged and the keeper killed
+    | running, unsupervised; its rc at the end, and no log that grows
+    """
     job = launcher.gated("exit 3")
     keeper, _runner = job_pids(job)
     for path in (job.results_file, job.path("record")):

@@ -131,7 +131,9 @@ def stop_what_is_left(launcher):
 
 
 def while_the_tree_is_ended(launcher):
-    """a keeper that was not there from the beginning ends a tree; the command obeys, and a stranger gets its pid and session"""
+    """a keeper that was not there from the beginning ends a tree;
+    the command obeys, and a stranger gets its pid and session
+    """
     stubborn = "trap '' TERM; echo ready; while :; do sleep 0.1; done"
     job = launcher.ready(f'setsid sh -c "{stubborn}" & exec sleep 61', timeout=3, grace=3)
     keeper, runner, command = pids(launcher, job)
@@ -172,16 +174,17 @@ def main(name, folder):
             pid, status = os.wait()
             if pid == scenario:
                 os._exit(os.waitstatus_to_exitcode(status) and 1)
-    launcher = Launcher(os.path.join(folder, "async"))
+    held = False
     try:
-        strangers = globals()[name](launcher)
+        strangers = globals()[name](Launcher(os.path.join(folder, "async")))
         for one in strangers:
             one.assert_untouched()
+        held = True
+    finally:
+        if not held:
+            traceback.print_exc()
         sys.stdout.flush()
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-    os._exit(1)
+        os._exit(0 if held else 1)
 
 
 # -- outside ----------------------------------------------------------------------------------------------------------
@@ -210,12 +213,18 @@ def run_inside(name, folder):
 
 
 def test_strangers_have_all_pids(tmp_path):
-    """keeper, runner and command are killed, strangers get their pids | lost, killed; no signal reaches the strangers"""
+    """
+    keeper, runner and command are killed, strangers get their pids
+    | lost, killed; no signal reaches the strangers
+    """
     run_inside("all_of_them", tmp_path)
 
 
 def test_strangers_have_the_pids_of_keeper_and_runner(tmp_path):
-    """keeper and runner are killed, strangers get their pids | the deadline ends the command, no signal reaches the strangers"""
+    """
+    keeper and runner are killed, strangers get their pids
+    | the deadline ends the command, no signal reaches the strangers
+    """
     run_inside("only_ours", tmp_path)
 
 
@@ -225,11 +234,17 @@ def test_stopping_when_strangers_have_the_pids(tmp_path):
 
 
 def test_a_stranger_gets_the_commands_pid_and_session_while_the_tree_is_ended(tmp_path):
-    """a stranger gets the command's pid and session while the tree is ended | the tree is ended, no signal reaches the stranger"""
+    """
+    a stranger gets the command's pid and session while the tree is ended
+    | the tree is ended, no signal reaches the stranger
+    """
     run_inside("while_the_tree_is_ended", tmp_path)
 
 
 def test_a_stranger_gets_the_commands_pid_within_a_tick(tmp_path, record_property):
-    """a stranger gets the command's pid within the same clock tick | lost, killed; no signal reaches the stranger"""
+    """
+    a stranger gets the command's pid within the same clock tick
+    | lost, killed; no signal reaches the stranger
+    """
     for key, value in json.loads(run_inside("within_a_tick", tmp_path)).items():
         record_property(key, f"{value} of {TRIES}")

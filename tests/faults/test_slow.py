@@ -65,7 +65,10 @@ def records(launcher):
 
 
 def test_200_launches_at_once(launcher, tmp_path):
-    """200 processes launch a job at once on a small machine | all are launched, each command runs once, all end well"""
+    """
+    200 processes launch a job at once on a small machine
+    | all are launched, each command runs once, all end well
+    """
     ran = tmp_path / "ran"
     launches = [Launching(launcher, ran) for _number in range(LAUNCHES)]
     jobs = [one.answer() for one in launches]
@@ -76,7 +79,10 @@ def test_200_launches_at_once(launcher, tmp_path):
 
 
 def test_200_launches_at_once_of_which_half_cannot_succeed(launcher, tmp_path):
-    """200 jobs in one call, every other one's program missing | 100 run once, 100 fail with the reason and leave nothing"""
+    """
+    200 jobs in one call, every other one's program missing
+    | 100 run once, 100 fail with the reason and leave nothing
+    """
     ran = tmp_path / "ran"
     good = request("/bin/sh", "-c", f"echo $DURABLE_JOB_ID >> {ran}")
     answers = launcher.raw(*[good, request("/no/such/program")] * (LAUNCHES // 2))
@@ -111,7 +117,10 @@ def on_disk(tmp_path):
 
 
 def test_the_disk_stalls_during_a_launch(on_disk, tmp_path, builtin, record_property):
-    """the disk stalls for 5 s during a launch | the launch takes that long and succeeds; the command runs once"""
+    """
+    the disk stalls for 5 s during a launch
+    | the launch takes that long and succeeds; the command runs once
+    """
     launcher, disk = on_disk
     ran = tmp_path / "ran"
     begin = time.monotonic()
@@ -134,7 +143,10 @@ def test_the_disk_stalls_during_a_launch(on_disk, tmp_path, builtin, record_prop
 
 
 def test_the_disk_stalls_while_a_job_ends(on_disk, tmp_path):
-    """the disk stalls for 5 s when a command ends | looks answer at once: running; then the result is there"""
+    """
+    the disk stalls for 5 s when a command ends
+    | looks answer at once: running; then the result is there
+    """
     launcher, disk = on_disk
     go = tmp_path / "go"
     job = launcher.shell(f"until [ -e {go} ]; do sleep 0.02; done; exit 3")
@@ -163,7 +175,10 @@ def test_the_disk_stalls_at_the_deadline(on_disk):
 
 @pytest.mark.parametrize("calls", ["setsid", "fsync,fdatasync"])
 def test_every_process_stalls_once(launcher, tmp_path, calls):
-    """each process of ours stalls for 5 s at its first call or its first fsync | the launch succeeds, the command runs once"""
+    """
+    each process of ours stalls for 5 s at its first call or its first fsync
+    | the launch succeeds, the command runs once
+    """
     if not shutil.which("strace"):
         pytest.skip("strace is missing")
     ran = tmp_path / "ran"
@@ -185,7 +200,10 @@ def children(pid):
 
 
 def test_the_keeper_is_stopped_before_it_does_anything(launcher, tmp_path):
-    """the keeper is stopped for 5 s as soon as it is forked | nothing is reported meanwhile; the launch succeeds, once"""
+    """
+    the keeper is stopped for 5 s as soon as it is forked
+    | nothing is reported meanwhile; the launch succeeds, once
+    """
     ran = tmp_path / "ran"
     launching = Launching(launcher, ran, then="exec sleep 60")
     pid = launching.process.pid

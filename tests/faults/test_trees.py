@@ -77,9 +77,13 @@ def unruly(launcher, folder, kind, **changes):
     return job
 
 
+@pytest.mark.usefixtures("bystander")
 @pytest.mark.parametrize("kind", offspring.KINDS)
-def test_a_deadline_ends_children_of_every_kind(either, bystander, tmp_path, kind):
-    """a child ignores SIGTERM, is stopped, forks on, leaves session, group or parent, or has no environment | all gone after the timeout"""
+def test_a_deadline_ends_children_of_every_kind(either, tmp_path, kind):
+    """
+    a child ignores SIGTERM, is stopped, forks on, leaves session, group or parent, or has no environment
+    | all gone after the timeout
+    """
     if not either.subreaper and kind in ONLY_AS_SUBREAPER:
         pytest.skip("without ctypes nothing links such a child to its job; see docs/reliability.md")
     folder = tmp_path / "words"
@@ -91,7 +95,8 @@ def test_a_deadline_ends_children_of_every_kind(either, bystander, tmp_path, kin
     assert either.processes(job) == []
 
 
-def test_a_storm_is_ended_by_a_keeper_that_took_over(launcher, bystander, tmp_path):
+@pytest.mark.usefixtures("bystander")
+def test_a_storm_is_ended_by_a_keeper_that_took_over(launcher, tmp_path):
     """the keeper of a job that forks while it is killed is killed itself | its successor ends all of it"""
     folder = tmp_path / "words"
     job = unruly(launcher, folder, "forks while it is killed", timeout=1.5)
@@ -126,7 +131,10 @@ def state(pid):
 
 @pytest.mark.parametrize("who", ["child", "command"])
 def test_a_process_that_cannot_be_killed(launcher, stuck, who):
-    """a process hangs in the kernel, and the deadline passes | timed_out in time, the process named in survivors"""
+    """
+    a process hangs in the kernel, and the deadline passes
+    | timed_out in time, the process named in survivors
+    """
     touch = f"touch {stuck.folder}/file"
     job = launcher.shell(
         f"exec {touch}" if who == "command" else f"setsid {touch} & exec sleep 61",
@@ -148,7 +156,10 @@ def test_a_process_that_cannot_be_killed(launcher, stuck, who):
 
 
 def test_replacing_a_job_that_cannot_be_killed(launcher, stuck):
-    """on_conflict=replace meets a process that hangs in the kernel | refused, it is named, and nothing is started"""
+    """
+    on_conflict=replace meets a process that hangs in the kernel
+    | refused, it is named, and nothing is started
+    """
 
     def named(line):
         return request("/bin/sh", "-c", line, name="work", spec={"cmd": line}, grace=0.3)

@@ -904,10 +904,7 @@ class Job:
             name = None
         path = self.results_file
         try:
-            try:
-                _unlink(self.jid, self.store.fd)
-            except IsADirectoryError:  # what is in it is not ours to remove
-                os.rmdir(self.jid, dir_fd=self.store.fd)
+            _unlink_or_rmdir(self.jid, self.store.fd)
             _unlink(self._scratch(), self.store.fd)
             os.fsync(self.store.fd)
             path = os.path.dirname(self.path(""))
@@ -1133,6 +1130,14 @@ def _unlink(name: str, folder: int) -> None:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         pass
+
+
+def _unlink_or_rmdir(name: str, folder: int) -> None:
+    """Remove what lies in a record's place. Of a directory there only an empty one: what is in it is not ours."""
+    try:
+        _unlink(name, folder)
+    except IsADirectoryError:
+        os.rmdir(name, dir_fd=folder)
 
 
 def _remove_tree(name: str, folder: int) -> None:
