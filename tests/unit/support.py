@@ -65,9 +65,11 @@ class Launcher:
         self.program = os.path.join(self.store.install_engine("engine", files), "program.py")
         self.jobs = []
 
-    def raw(self, *requests, adopt=(), **run):
+    def raw(self, *requests, adopt=(), slots=0, **run):
         """Launch and adopt, and return the launcher's answers."""
-        asked = json.dumps({"async_dir": self.store.path, "jobs": requests, "adopt": adopt})
+        asked = json.dumps(
+            {"async_dir": self.store.path, "jobs": requests, "adopt": adopt, "slots": slots}
+        )
         done = subprocess.run(
             [sys.executable, "-I", "-S", self.program],
             input=asked.encode(),
