@@ -82,8 +82,8 @@ def _of_result(result: dict[str, Any], where: str) -> Iterator[Reference]:
     elif result.get("skipped"):
         return
     elif result.get("failed") or result.get("unreachable"):
-        shown = ("name", "cmd", "msg", "errno", "item", "failed", "state", "reason")
-        yield Reference(failure={key: result[key] for key in shown if result.get(key) is not None})
+        shown = {key: result[key] for key in ("name", "cmd", "msg", "errno") if result.get(key)}
+        yield Reference(failure=dict(shown, failed=True))
     elif isinstance(result.get("name"), str):
         yield from _flat(result["name"], where + ".name")
     else:

@@ -1,0 +1,180 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+
+from ansible_collections.durable.jobs.plugins.module_utils import _waiting
+from ansible_collections.durable.jobs.plugins.module_utils._references import references
+from ansible_collections.durable.jobs.tests.unit.support import request
+
+LONG = 60  # seconds; a wait that lasts so long has missed what it waited for
+
+
+def waiter(launcher, *jobs):
+    meant = references([getattr(job, "jid", job) for job in jobs])
+    return _waiting.Waiter(
+        launcher.store, meant, lambda jid, name: f"no {jid or name}", settle=True
+    )
+
+
+def wait(waiting, goal, seconds=LONG, **options):
+    """Wait, and return how many seconds that took."""
+    begin = time.monotonic()
+    waiting.wait(_waiting.goal(goal), seconds, **{"seen": None, "gather": LONG, **options})
+    return time.monotonic() - begin
+
+
+def states(waiting):
+    return [job["state"] for job in waiting.found]
+
+
+def test_all_finished(launcher):
+    jobs = [launcher.gated(f"exit {number}") for number in range(3)]
+    waiting = waiter(launcher, *jobs)
+    assert states(waiting) == ["running"] * 3
+    launcher.release()
+    assert wait(waiting, "all_finished") < LONG
+    assert [job["rc"] for job in waiting.found] == [0, 1, 2]
+
+
+def test_any_finished(launcher):
+    jobs = [launcher.gated("exit 1"), launcher.shell("exit 0")]
+    waiting = waiter(launcher, *jobs)
+    assert wait(waiting, "any_finished") < LONG
+    assert states(waiting) == ["running", "succeeded"]
+    launcher.release()
+
+
+def test_first_failed(launcher):
+    jobs = [launcher.gated("exit 0"), launcher.shell("exit 0"), launcher.shell("exit 3")]
+    waiting = waiter(launcher, *jobs)
+    assert wait(waiting, "first_failed") < LONG
+    assert waiting.found[2]["rc"] == 3
+    assert states(waiting)[0] == "running"
+    launcher.release()
+    assert wait(waiter(launcher, *jobs[:2]), "first_failed") < LONG, "all have finished"
+
+
+def test_a_queued_job_that_starts_is_news(launcher):
+    line = "until [ -e go ]; do sleep 0.02; done"
+    launcher.raw(
+        request("/bin/sh", "-c", line, chdir=launcher.store.path),
+        request("/bin/sh", "-c", "sleep 100"),
+        slots=1,
+    )
+    waiting = waiter(launcher, launcher.jobs[1])
+    assert states(waiting) == ["queued"]
+    threading.Timer(0.2, launcher.release).start()
+    assert wait(waiting, "all_finished", gather=0) < LONG
+    assert states(waiting) == ["running"]
+
+
+def test_changes_are_collected_for_a_while(launcher):
+    jobs = [launcher.gated("exit 0") for _number in range(3)]
+    jobs.append(launcher.shell("sleep 100"))
+    waiting = waiter(launcher, *jobs)
+    seen = [_waiting.news(job) for job in waiting.found]
+    threading.Timer(0.2, launcher.release).start()
+    assert 1 <= wait(waiting, "all_finished", seen=seen, gather=1) < LONG
+    news = waiting.news(seen)
+    assert sorted(place for place, _news, _job in news) == [0, 1, 2]
+    assert waiting.news(None)[3][2]["state"] == "running"
+
+
+def test_what_happened_before_the_look_is_news_too(launcher):
+    jobs = [launcher.shell("exit 0"), launcher.shell("sleep 100")]
+    launcher.finished(jobs[0])
+    waiting = waiter(launcher, *jobs)
+    seen = [["running", None, None], ["running", None, None]]
+    assert wait(waiting, "all_finished", seen=seen, gather=0) < LONG
+    assert [place for place, _news, _job in waiting.news(seen)] == [0]
+
+
+def test_the_death_of_keeper_and_runner_is_noticed(launcher):
+    job = launcher.shell("sleep 100")
+    waiting = waiter(launcher, job)
+    keeper, runner = launcher.keeper(job)
+
+    def kill():
+        os.kill(runner, signal.SIGKILL)
+        os.kill(keeper, signal.SIGKILL)
+
+    threading.Timer(0.2, kill).start()
+    seen = [_waiting.news(one) for one in waiting.found]
+    assert wait(waiting, "all_finished", seen=seen, gather=0) < LONG
+    assert waiting.found[0]["reason"] == "unsupervised"
+    assert waiting.unsupervised() == [job.jid]
+
+
+def test_more_jobs_than_there_may_be_open_files(launcher, monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(_waiting, "SPARE_DESCRIPTORS", limits[1] - 3)
+    jobs = [launcher.gated("exit 0") for _number in range(6)]
+    waiting = waiter(launcher, *jobs)
+    threading.Timer(0.2, launcher.release).start()
+    try:
+        assert wait(waiting, "all_finished") < LONG
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert states(waiting) == ["succeeded"] * 6
+
+
+def test_waiting_leaves_no_descriptor_open(launcher):
+    jobs = [launcher.shell("exit 0") for _number in range(5)]
+    before = len(os.listdir("/proc/self/fd"))
+    waiting = waiter(launcher, *jobs)
+    wait(waiting, "all_finished")
+    waiting.shown("full", 10**6)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_cannot_be_found_and_what_was_not_launched(launcher):
+    job = launcher.shell("exit 0")
+    launcher.finished(job)
+    refused = {"failed": True, "msg": "cannot launch the job", "name": "x"}
+    waiting = waiter(launcher, job, "j1.1", "nobody", refused)
+    wait(waiting, "all_finished")
+    assert [job["msg"] for job in waiting.found[1:]] == ["no j1.1", "no nobody", refused["msg"]]
+    assert [job["failed"] for job in waiting.found] == [False, True, True, True]
+    assert states(waiting) == ["succeeded", None, None, "failed"]
+    counts = _waiting.counts(waiting.found)
+    assert (counts["succeeded"], counts["missing"], counts["failed"]) == (1, 2, 1)
+
+
+def test_a_record_that_is_removed_meanwhile(launcher):
+    jobs = [launcher.shell("exit 0"), launcher.gated("exit 0")]
+    launcher.finished(jobs[0])
+    waiting = waiter(launcher, *jobs)
+    jobs[0].remove()
+    launcher.release()
+    wait(waiting, "all_finished")
+    assert states(waiting) == ["succeeded", "succeeded"], "it was seen to have succeeded"
+
+
+def test_all_output_together_has_a_limit(launcher):
+    jobs = [launcher.shell("seq 10000") for _number in range(4)]
+    for job in jobs:
+        launcher.finished(job)
+    waiting = waiter(launcher, *jobs)
+    full = waiting.shown("full", 10**7)
+    assert all(job["stdout_lines"][0] == "1" and not job["truncated"] for job in full)
+    less = waiting.shown("full", 80000)
+    assert all(len(job["stdout"]) <= 10000 and job["truncated"] for job in less)
+    assert all(job["stdout_lines"][-1] == "10000" for job in less)
+    assert all(job["stdout"] == "" for job in waiting.shown("none", 10**7))
+
+
+def test_waiting_uses_no_processor_time(launcher):
+    jobs = [launcher.shell("sleep 100") for _number in range(20)]
+    waiting = waiter(launcher, *jobs)
+    wait(waiting, "all_finished", seconds=0)
+    before = time.process_time()
+    wait(waiting, "all_finished", seconds=3)
+    assert time.process_time() - before < 0.3
+    assert states(waiting) == ["running"] * 20
