@@ -20,12 +20,13 @@ from pathlib import Path
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, store, tree
 from ansible_collections.durable.jobs.tests.faults import truth
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
-from ansible_collections.durable.jobs.tests.unit.support import request
+from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 SECONDS = float(os.environ.get("DURABLE_JOBS_SOAK", "90"))  # of launching and killing
 PATIENCE = 60  # seconds after that until every job must have ended
 LIVE = 24  # jobs at the most; more would only make the machine slow
 NAMES = 4
+BUILTIN_JOBS = 6
 LIMIT = 100_000  # bytes of output that are kept
 ROLES = ("keeper", "runner", "command", "keeper and runner", "everything")
 MARK = "DURABLE_JOBS_SOAK_TEST"
@@ -253,9 +254,24 @@ class Soak:
             wrong.append("its processes live")
         if "overlap" in marks.lines():
             wrong.append("two of its name ran at once")
-        if any(name in ("keeper", "runner") for name in () if job.is_held(name)):
-            wrong.append("somebody holds its locks")
+        until(lambda: not job.is_held("keeper") and not job.is_held("runner"), "the end of ours")
         return wrong
+
+
+def soak_builtin(builtin, marks, rng):
+    """Do the same to some of the builtin's jobs, one after the other, and return how often its user is told the truth."""
+    seen = collections.Counter()
+    for number in range(BUILTIN_JOBS):
+        rc = number % 2
+        one = truth.Marks(marks / f"builtin.{number}")
+        jid = builtin.launch(one.line("sleep 1", rc))
+        victim = rng.choice(("wrappers", "module", "command"))
+        for process in getattr(builtin, victim)(jid):
+            tree.send(process, signal.SIGKILL)
+        phrase = builtin.sees(jid)
+        really = rc if one.ended else -signal.SIGKILL
+        seen["the truth" if f", rc {int(really)}" in phrase else phrase] += 1
+    return "; ".join(f"{count} of {BUILTIN_JOBS}: {what}" for what, count in seen.most_common())
 
 
 def _open_files(pid):
@@ -267,7 +283,7 @@ def _open_files(pid):
     return found
 
 
-def test_soak(launcher, record_property):
+def test_soak(launcher, builtin, record_property):
     """
     jobs that succeed, fail, time out, ignore TERM, double-fork, write much or share names are killed at random, and so are
     their keepers, runners and launchers
@@ -277,6 +293,7 @@ def test_soak(launcher, record_property):
     soak.run()
     states = soak.check()
     roles = collections.Counter(part for killed in soak.killed.values() for part in killed)
+    record_property("builtin", soak_builtin(builtin, soak.marks, soak.random))
     record_property("seed", SEED)
     record_property("jobs", f"{sum(states.values())}: {dict(states)}")
     record_property("killed", f"{dict(roles)}, launchers {soak.launchers_killed}")
