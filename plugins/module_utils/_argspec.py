@@ -9,7 +9,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._job import store
+from ._job import store, way
 from ._job.errors import JobError
 from ._job.store import Store
 
@@ -48,7 +48,7 @@ def why_absent(path: str, jid: str | None, name: str | None) -> str:
     if jid is None:
         return "could not find job named %r in %s as user %s" % (name, path, user)
     text = "could not find job %s in %s as user %s" % (jid, path, user)
-    others = ", ".join(store.whose(path, jid))
+    others = ", ".join(way.whose(path, jid))
     hint = "; it belongs to %s: look as that user (become_user), or set async_dir"
     return text + hint % others if others else text
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         store,
         tree,
         turn,
+        way,
     )
     from ._job.schema import Record
     from ._job.store import Store
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         store,
         tree,
         turn,
+        way,
     )
 
 ENGINE = (
@@ -76,6 +78,7 @@ ENGINE = (
     "store",
     "tree",
     "turn",
+    "way",
 )
 
 JOB_SPEC: dict[str, Any] = {

@@ -80,6 +80,13 @@ def look(async_dir, **params):
     return run_module("job_status", async_dir=str(async_dir), **params)
 
 
+def remove(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def alive(pid):
     found = tree.process(pid)
     return found is not None and not found.zombie
@@ -122,7 +129,7 @@ def interpreter(uid):
     for path in (sys.executable, "/usr/bin/python3"):
         if as_user(uid, lambda path=path: os.access(path, os.X_OK)):
             return path
-    pytest.skip("no Python on this machine that another user can run")
+    return pytest.skip("no Python on this machine that another user can run")
 
 
 def launch_and_lose(async_dir, umask, executable):
@@ -299,7 +306,7 @@ def test_what_is_planted_before_a_launch_is_refused(used, path, kind):
         if kind == "open":
             whole.chmod(mode)
         else:
-            os.rmdir(whole) if whole.is_dir() and not whole.is_symlink() else whole.unlink()
+            remove(whole)
             aside.rename(whole)
     bait.assert_untouched()
     assert launched["failed"] and str(whole) in launched["msg"], launched
@@ -585,7 +592,7 @@ def test_what_another_user_has_put_where_the_async_dir_should_be(ground):
             assert re.search(f"{STRANGER}|symlink|not a directory", found["msg"]), found["msg"]
             assert re.search("give another async_dir|give the real path", found["msg"])
             assert os.listdir(mine) == []
-            shutil.rmtree(path) if kind == "folder" else path.unlink()
+            remove(path)
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775])

@@ -69,7 +69,7 @@ def stop(job: Job, *, number: int, grace: float, reason: str) -> Record:
 def _ask(job: Job, request: Record) -> None:
     """Tell the keeper through its FIFO."""
     try:
-        fd = job.mailbox()
+        fd = job.open_fifo("keeper", os.O_WRONLY)
     except OSError:  # there is none: the runner will give the job a new one
         return
     try:

@@ -26,17 +26,17 @@ import errno
 import fcntl
 import json
 import os
-import pwd
 import stat
 import sys
 import time
 
-from . import schema
+from . import schema, way
 from .errors import JobError
+from .way import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator, TypeVar
+    from typing import Any, Callable, TypeVar
 
     from .schema import Record
 
@@ -54,17 +54,6 @@ MAX_DIGITS = 4300  # of an integer in a record; Python's own limit since 3.11
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_MAX_LINKS = 40  # symlinks on the way to a folder, as the kernel counts them
-_KINDS = {
-    stat.S_IFREG: "a file",
-    stat.S_IFDIR: "a directory",
-    stat.S_IFLNK: "a symlink",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 class MissingRecord(Exception):
@@ -73,14 +62,6 @@ class MissingRecord(Exception):
 
 class DamagedRecord(Exception):
     """There is something of that jid, but it is not a record."""
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or its number if it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def boot_id() -> str:
@@ -144,21 +125,21 @@ class Store:
             or others could put something into it or in its place.
         """
         if not os.path.isabs(path):
-            raise _refusal(
+            raise way.refusal(
                 path,
                 "it is not an absolute path",
                 "give a path that begins with / or with the ~ of a user who has a home",
             )
         path = os.path.normpath(path)
-        _check_way(path)
+        way.check_way(path)
         if create:
-            _make_path(path)
+            way.make_path(path)
         try:
             fd = os.open(path, _DIR_FLAGS)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise _refusal(path, *_why_not(path, error)) from None
+            raise way.refusal(path, *way.why_not(path, error)) from None
         try:
             found = os.fstat(fd)
             owner = found.st_uid
@@ -167,11 +148,11 @@ class Store:
                     "run the task as that user (become_user: %s) or give another async_dir"
                     % user_name(owner)
                 )
-                raise _refusal(path, "it belongs to user %s" % user_name(owner), advice)
-            if _others_write(found) and not found.st_mode & stat.S_ISVTX:
-                raise _refusal(path, "other users can write to it", "chmod go-w %s" % path)
+                raise way.refusal(path, "it belongs to user %s" % user_name(owner), advice)
+            if way.others_write(found) and not found.st_mode & stat.S_ISVTX:
+                raise way.refusal(path, "other users can write to it", "chmod go-w %s" % path)
             if create and not os.access(path, os.W_OK | os.X_OK):
-                raise _refusal(
+                raise way.refusal(
                     path, "it is not writable", "make it writable or give another async_dir"
                 )
         except BaseException:
@@ -199,7 +180,9 @@ class Store:
 
     def refusal(self, path: str, why: str) -> JobError:
         """Return what to tell the user about something in here that is not what we made."""
-        return _refusal(self.path, "%s %s" % (path, why), "find out who put it there and remove it")
+        return way.refusal(
+            self.path, "%s %s" % (path, why), "find out who put it there and remove it"
+        )
 
     @_privately
     def private(self, *names: str, create: bool = True) -> int:
@@ -252,17 +235,9 @@ class Store:
         return fd
 
     def _require(self, found: os.stat_result, kind: int, path: str) -> None:
-        is_kind = stat.S_IFMT(found.st_mode)
-        if is_kind != kind:
-            raise self.refusal(
-                path, "is %s, not %s" % (_KINDS.get(is_kind, "unknown"), _KINDS[kind])
-            )
-        if found.st_uid != os.geteuid():
-            raise self.refusal(path, "belongs to user %s" % user_name(found.st_uid))
-        if kind == stat.S_IFREG and found.st_nlink > 1:
-            raise self.refusal(path, "has another name, it is a hard link")
-        if found.st_mode & _OTHERS_WRITE:
-            raise self.refusal(path, "can be written by other users")
+        flaw = way.flaw(found, kind)
+        if flaw:
+            raise self.refusal(path, flaw)
 
     def private_path(self, *names: str) -> str:
         """Return the path of something below the private folder."""
@@ -295,18 +270,25 @@ class Store:
         where = ("engine", digest, "_job")
         try:
             package = self.private(*where, create=False)
-            sizes = self._sizes(package, self.private_path(*where))
-            cache = self.private(*where, "__pycache__", create=False)
         except FileNotFoundError:
             return False
-        self._sizes(cache, self.private_path(*where, "__pycache__"))
-        os.close(cache)
         try:
             fcntl.flock(package, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:  # it is about to be removed
-            return False
-        self._engine = package
-        return all(sizes.get(name) == len(content) for name, content in files.items())
+            sizes = self._sizes(package, self.private_path(*where))
+            cache = self.private(*where, "__pycache__", create=False)
+            try:
+                self._sizes(cache, self.private_path(*where, "__pycache__"))
+            finally:
+                os.close(cache)
+            if all(sizes.get(name) == len(content) for name, content in files.items()):
+                package, self._engine = self._engine, package
+                return True
+        except (BlockingIOError, FileNotFoundError):  # it is being removed, or a part has been
+            pass
+        finally:
+            if package >= 0:
+                os.close(package)
+        return False
 
     def _sizes(self, folder: int, path: str) -> dict[str, int]:
         """Return the size of every file in a folder that holds nothing but files of ours and a cache."""
@@ -574,7 +556,7 @@ class Job:
         try:
             kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             if not stat.S_ISREG(kind):
-                raise DamagedRecord("it is %s" % _KINDS.get(stat.S_IFMT(kind), "unknown"))
+                raise DamagedRecord("it is %s" % way.KINDS.get(stat.S_IFMT(kind), "unknown"))
             fd = os.open(name, flags, dir_fd=folder)
         except FileNotFoundError:
             raise MissingRecord(self.jid) from None
@@ -806,7 +788,7 @@ class Job:
         and of all its children
         that inherited it. Who holds it also holds the FIFO open, which is how others wait for its end without polling.
         """
-        fd = self._open_fifo(role, os.O_RDWR)
+        fd = self.open_fifo(role, os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -817,7 +799,7 @@ class Job:
     def watch(self, role: str) -> int | None:
         """Return a descriptor that hangs up (POLLHUP) when the holder of a lock ends; None if nobody holds it."""
         try:
-            fd = self._open_fifo(role, os.O_RDONLY)
+            fd = self.open_fifo(role, os.O_RDONLY)
         except OSError:
             return None
         try:
@@ -836,11 +818,8 @@ class Job:
             os.close(fd)
         return fd is not None
 
-    def mailbox(self) -> int:
-        """Open the keeper's FIFO for writing. :raises OSError: there is no keeper."""
-        return self._open_fifo("keeper", os.O_WRONLY)
-
-    def _open_fifo(self, role: str, flags: int) -> int:
+    def open_fifo(self, role: str, flags: int) -> int:
+        """Open the FIFO of a role. :raises OSError: it is not there, or nobody reads what would be written."""
         return self.store.open_own(self.fd, role, flags, self.path(role), kind=stat.S_IFIFO)
 
     # -- beginning and end ------------------------------------------------------------------------------------------
@@ -946,24 +925,6 @@ class Job:
         os.fsync(self.store.fd)
 
 
-def whose(path: str, jid: str) -> Iterator[str]:
-    """Yield the users, other than ourselves, whose async dir visibly holds a job of that jid.
-
-    :param path: our own async dir. Below our home it is looked for at the same place below theirs.
-    """
-    home = os.path.expanduser("~")
-    inside = (
-        os.path.relpath(path, home) if path.startswith(home.rstrip("/") + "/") else ".ansible_async"
-    )
-    seen = {os.path.realpath(path)}
-    for entry in pwd.getpwall():
-        folder = os.path.realpath(os.path.join(entry.pw_dir, inside))
-        if folder not in seen:
-            seen.add(folder)
-            if os.path.lexists(os.path.join(folder, jid)):
-                yield "user %s in %s" % (entry.pw_name, folder)
-
-
 def _parse_record(jid: str, data: bytes) -> Record:
     data = data.rstrip(b"\0")  # a copy lies in more room than it needs
     if not data.strip():
@@ -976,82 +937,6 @@ def _parse_record(jid: str, data: bytes) -> Record:
     if flaw:
         raise DamagedRecord(flaw)
     return record
-
-
-def _check_way(path: str) -> None:
-    """Refuse a path if somebody else could put another folder, or a link, in the place of one that it leads through.
-
-    :raises JobError: naming the folder.
-    """
-    trusted = _trusted_users()
-    steps = path.split("/")[
-        -2::-1
-    ]  # the next one last; the path's own last one is not looked at here
-    folder, links = "", 0
-    while steps:
-        step = steps.pop()
-        if step == "..":  # in a link; everything before is real
-            folder = os.path.dirname(folder)
-            continue
-        if step in ("", ".") and folder:
-            continue
-        here = "%s/%s" % (folder.rstrip("/"), step) if step not in ("", ".") else "/"
-        try:
-            found = os.lstat(here)
-        except (
-            OSError
-        ):  # what is not there we make, and what we may not see is refused when it is opened
-            return
-        if found.st_uid not in trusted:
-            raise _exposed(path, here, "belongs to user %s" % user_name(found.st_uid))
-        if stat.S_ISLNK(found.st_mode):
-            links += 1
-            if links > _MAX_LINKS:
-                return  # opening it fails
-            target = os.readlink(here)
-            folder = "/" if target.startswith("/") else folder
-            steps += target.split("/")[::-1]
-            continue
-        if _others_write(found) and not found.st_mode & stat.S_ISVTX:
-            raise _exposed(path, here, "can be written by other users")
-        folder = here
-
-
-def _exposed(path: str, folder: str, why: str) -> JobError:
-    text = "%s, a folder on the way to it, %s, who could put another in its place"
-    return _refusal(path, text % (folder, why), "give another async_dir")
-
-
-def _trusted_users() -> set[int]:
-    """Return who may own the folders above ours: root and we ourselves.
-
-    In a user namespace also whoever has no name in it (user_namespaces(7)): the real root among others.
-    """
-    trusted = {0, os.geteuid()}
-    try:
-        with open("/proc/self/uid_map", encoding="ascii") as uid_map:
-            if uid_map.read().split() != ["0", "0", "4294967295"]:
-                with open("/proc/sys/kernel/overflowuid", encoding="ascii") as overflow:
-                    trusted.add(int(overflow.read()))
-    except OSError:
-        pass
-    return trusted
-
-
-def _others_write(found: os.stat_result) -> bool:
-    """Tell whether others may write to a folder. Root's group and a group with nobody else in it are not others."""
-    if found.st_mode & stat.S_IWOTH:
-        return True
-    if not found.st_mode & stat.S_IWGRP or found.st_gid == 0:
-        return False
-    import grp  # seldom needed, and a keeper is to be small
-
-    try:
-        group = grp.getgrgid(found.st_gid)
-    except KeyError:
-        return True
-    me = user_name(os.geteuid())
-    return group.gr_name != me or not set(group.gr_mem) <= {me}
 
 
 def _loads(data: bytes) -> Any:
@@ -1067,39 +952,6 @@ def _bounded(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
         raise ValueError("too many digits")
     return int(digits)
-
-
-def _make_path(path: str) -> None:
-    missing: list[str] = []
-    while not os.path.lexists(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for folder in reversed(missing):
-        try:
-            os.mkdir(folder, 0o700)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise _refusal(
-                missing[0],
-                "%s cannot be made: %s" % (folder, error.strerror),
-                "make it or give another async_dir",
-            ) from None
-
-
-def _why_not(path: str, error: OSError) -> list[str]:
-    if os.path.islink(path):
-        return ["it is a symlink to %s" % os.readlink(path), "give the real path"]
-    if error.errno in (errno.ENOTDIR, errno.ELOOP):
-        return ["it is not a directory", "remove it or give another async_dir"]
-    return [str(error.strerror), "make it accessible or give another async_dir"]
-
-
-def _refusal(path: str, why: str, advice: str) -> JobError:
-    return JobError(
-        "cannot use async_dir %s as user %s: %s; %s" % (path, user_name(os.geteuid()), why, advice),
-        async_dir=path,
-    )
 
 
 def _allocate(fd: int, size: int) -> None:
