@@ -248,7 +248,9 @@ def _install(where: Store) -> str:
         # Compiled here, once, because an interpreter never gives back the memory that compiling takes.
         # Durably, and that which stands for all at last: what a power cut has torn stops an interpreter for ever.
         for name in sorted(files, key="program.py".__eq__):
-            _fsync(py_compile.compile(os.path.join(path, name), doraise=True))
+            compiled = py_compile.compile(os.path.join(path, name), doraise=True)
+            if compiled is not None:
+                _fsync(compiled)
     return path
 
 

@@ -83,7 +83,7 @@ class _Server:
                 try:
                     failure, answer = 0, handlers[opcode](body)
                 except OSError as error:
-                    failure = error.errno
+                    failure = error.errno or errno.EIO
             elif opcode in _DONE:
                 failure = 0
             os.write(self.fuse, _ANSWER.pack(_ANSWER.size + len(answer), -failure, unique) + answer)

@@ -17,7 +17,7 @@ from ansible_collections.durable.jobs.plugins.module_utils import _launch
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.faults import disk as disks
-from ansible_collections.durable.jobs.tests.unit.support import Launcher, until
+from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
 
 PAGE = 4096
 INODES = 4000
@@ -72,7 +72,7 @@ class Full:
 
 
 @pytest.fixture(params=["bytes", "inodes"])
-def full(tmp_path, request):
+def full(tmp_path, request):  # pytest's request, not the launcher's
     made = Full(tmp_path / "full", request.param)
     made.mount()
     yield made
@@ -234,6 +234,37 @@ def test_the_disk_fills_up_when_a_job_ends(full, crowded, gate):
     gate.open()
     assert (crowded.finished(job)["state"], crowded.finished(job)["rc"]) == ("failed", 3)
     assert looking.look(job)["stdout"] == "y" * 1_000_000
+
+
+def test_the_disk_is_full_when_a_queued_job_is_to_start(
+    full, crowded, gate, tmp_path, record_property
+):
+    """
+    the disk is full when the turn of a queued job comes, and whatever room is freed is filled again
+    | it runs; or it is `failed`, `msg` names the directory and what has run out, and its command has not run
+    """
+    asked = [
+        request("/bin/sh", "-c", gate.wait),
+        request("/usr/bin/touch", str(tmp_path / "ran")),
+    ]
+    crowded.raw(*asked, slots=1)
+    first, queued = crowded.jobs
+    assert looking.look(queued)["state"] == "queued"
+    full.fill()
+    gate.open()
+    found = {"finished": False}
+    while not found["finished"]:
+        full.fill()
+        found = looking.wait(queued, 0.01)
+    assert crowded.finished(first)["state"] == "succeeded"
+    ran = (tmp_path / "ran").exists()
+    record_property(full.scarce, found["state"])
+    if ran:
+        assert (found["state"], found["rc"]) == ("succeeded", 0)
+    else:
+        assert (found["state"], found["rc"]) == ("failed", None)
+        assert f"async_dir {crowded.store.path} as user root" in found["msg"]
+        assert "No space left on device; its file system has " in found["msg"]
 
 
 @pytest.mark.parametrize("fault", ["read-only", "gone"])

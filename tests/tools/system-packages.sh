@@ -16,6 +16,8 @@ command -v ssh >/dev/null || missing+=(openssh-client)
 command -v sudo >/dev/null || missing+=(sudo)
 command -v setfacl >/dev/null || missing+=(acl)
 command -v strace >/dev/null || missing+=(strace)
+command -v unshare >/dev/null || missing+=(util-linux)
+command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
 compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null ||
     compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
 
