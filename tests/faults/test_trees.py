@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ import pytest
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, tree
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.faults import freezer, offspring
+from ansible_collections.durable.jobs.tests.faults.builtin import Builtin
 from ansible_collections.durable.jobs.tests.unit.support import PACKAGE, Launcher, request, until
 
 OFFSPRING = Path(offspring.__file__)
@@ -42,6 +46,58 @@ def either(request, tmp_path):
     made.subreaper = request.param == "subreaper"
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def builtins_survivors():
+    """Let the builtin's timeout end a command with children of every kind, and return what is left of each."""
+    with tempfile.TemporaryDirectory(prefix="durable_builtin.") as name:
+        made = Builtin(Path(name))
+        folders = {}
+        for number, kind in enumerate(offspring.KINDS):
+            folders[kind] = Path(name) / f"words{number}"
+            folders[kind].mkdir()
+        try:
+            hosts = {
+                f"host{number}": [sys.executable, str(OFFSPRING), kind, str(folders[kind])]
+                for number, kind in enumerate(offspring.KINDS)
+            }
+            launch_with_builtin(made, hosts, timeout=10)
+            until(lambda: not made.wrappers("j"), "the builtin's timeouts")
+            yield {kind: fate(folder) for kind, folder in folders.items()}
+        finally:
+            for folder in folders.values():
+                for pid, started in noted(folder):
+                    if tree.is_alive(pid, started):
+                        os.kill(pid, signal.SIGKILL)
+            made.close()
+
+
+def fate(folder):
+    """Say what a timeout has left of a command and its offspring."""
+    if len(noted(folder)) < 2:
+        return "not started in time"
+    left = len(alive(folder))
+    return f"{left} live on" if left else "gone"
+
+
+def launch_with_builtin(builtin, commands, timeout):
+    """Launch one job for each of these hosts, which are all this machine, at once."""
+    lines = {host: shlex.join(argv) for host, argv in commands.items()}
+    subprocess.run(
+        [
+            *(Path(sys.executable).with_name("ansible"), "all", "-c", "local"),
+            *("-i", ",".join(lines) + ",", "-e", json.dumps({"lines": lines})),
+            *("-e", f"ansible_python_interpreter={os.path.realpath(sys.executable)}"),
+            *("-f", str(len(lines)), "-B", str(timeout), "-P", "0"),
+            *("-m", "ansible.builtin.shell", "-a", "exec {{ lines[inventory_hostname] }}"),
+        ],
+        env=builtin.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        timeout=3 * PATIENCE,
+        check=True,
+    )
 
 
 @pytest.fixture
@@ -79,7 +135,9 @@ def unruly(launcher, folder, kind, **changes):
 
 @pytest.mark.usefixtures("bystander")
 @pytest.mark.parametrize("kind", offspring.KINDS)
-def test_a_deadline_ends_children_of_every_kind(either, tmp_path, kind):
+def test_a_deadline_ends_children_of_every_kind(
+    either, tmp_path, kind, builtins_survivors, record_property
+):
     """
     a child ignores SIGTERM, is stopped, forks on, leaves session, group or parent, or has no environment
     | all gone after the timeout
@@ -93,6 +151,8 @@ def test_a_deadline_ends_children_of_every_kind(either, tmp_path, kind):
     assert found["survivors"] == [] and "survivors" not in found["msg"]
     assert alive(folder) == []
     assert either.processes(job) == []
+    if either.subreaper:
+        record_property("builtin", f"{kind}: {builtins_survivors[kind]}")
 
 
 @pytest.mark.usefixtures("bystander")
@@ -207,19 +267,7 @@ def test_timeouts_under_load(launcher, builtin, record_property):
             one.kill()
             one.wait()
     # Its launches, all at once, are load enough.
-    hosts = ",".join(f"host{number}" for number in range(TRIES))
-    subprocess.run(
-        [
-            *(Path(sys.executable).with_name("ansible"), "all", "-i", hosts, "-c", "local"),
-            *("-e", f"ansible_python_interpreter={os.path.realpath(sys.executable)}"),
-            *("-f", str(TRIES), "-B", "1", "-P", "0"),
-            *("-m", "ansible.builtin.shell", "-a", "sleep 1000 & sleep 1001"),
-        ],
-        env=builtin.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        timeout=3 * PATIENCE,
-        check=True,
-    )
+    line = ["sh", "-c", "sleep 1000 & sleep 1001"]
+    launch_with_builtin(builtin, {f"host{number}": line for number in range(TRIES)}, timeout=1)
     until(lambda: not builtin.wrappers("j"), "the builtin's timeouts")
     record_property("builtin", f"{len(builtin.command('j'))} processes of {TRIES} jobs go on")
