@@ -59,8 +59,9 @@ class ActionModule(ForwardingAction):
             # Hosts of one play should not all ask at the same moment.
             look = LOOK * random.uniform(0.9, 1.0)
             left = float("inf") if timeout is None else start + timeout - time.monotonic()
-            asked = dict(args, _wait=max(0.0, min(left, look)), _last=left <= look)
-            asked.update(_seen=news.seen, _gather=gather)
+            part = {"wait": max(0.0, min(left, look)), "last": left <= look}
+            part.update(seen=news.seen, gather=gather)
+            asked = dict(args, _part=part)
             answer = contact.ask(asked, task_vars)
             if answer is None:
                 continue
@@ -86,6 +87,31 @@ class _Contact:
         self._action = action
         self._reconnect = reconnect
         self._until = until
+        self._last_answer = time.monotonic()
+        self._pause = RETRY[0]
+        self._failures = 0
+
+    def ask(
+        self, args: dict[str, t.Any], task_vars: dict[str, t.Any] | None
+    ) -> dict[str, t.Any] | None:
+        """Run the module and return its answer; None if there is none and it is worth another attempt.
+
+        :raises AnsibleConnectionFailure: it is not.
+        """
+        try:
+            answer = self._action._execute_module(
+                module_name=self._action.module, module_args=args, task_vars=task_vars
+            )
+        except AnsibleConnectionFailure as error:
+            if self._is_over():
+                raise
+            self._recover("cannot be reached (%s)" % str(error).strip().splitlines()[-1])
+            return None
+        if "module_stdout" in answer:  # no result: the module was killed before it could give one
+            self._failures += 1
+            if self._failures < MODULE_FAILURES and not self._is_over():
+                self._recover("gave no answer (rc %s)" % answer.get("rc"))
+                return None
         self._last_answer = time.monotonic()
         self._pause = RETRY[0]
         self._failures = 0

@@ -64,6 +64,10 @@ options:
       - full
       - tail
       - none
+  _part:
+    description:
+      - Not for playbooks. What the action plugin tells the module about the part of the wait that it is to do.
+    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
@@ -142,7 +146,7 @@ NAMED = 20  # jobs that a message names
 
 
 def run(module: AnsibleModule) -> Record:
-    """Wait for the jobs and return the result; with ``_wait``, one part of it (see plugins/action/job_wait.py)."""
+    """Wait for the jobs and return the result; with ``_part``, one part of it (see plugins/action/job_wait.py)."""
     params = module.params
     check_range(params, "timeout", "reconnect_timeout")
     meant = references(params["jobs"])
@@ -164,16 +168,17 @@ def run(module: AnsibleModule) -> Record:
 
         adopt(module, where, lost_keeper)
     is_reached = _waiting.goal(params["until"])
-    seconds, last = params["_wait"], params["_last"]
-    if seconds is None:  # there is no action plugin to ask again
-        seconds, last = params["timeout"] or float("inf"), True
+    # How long this run may last, what has been seen before, how long to collect what is new, whether it is the last one.
+    # Without an action plugin it is.
+    limit = float("inf") if params["timeout"] is None else params["timeout"]
+    part = params["_part"] or {"wait": limit, "seen": None, "gather": limit, "last": True}
     if not module.check_mode:
-        waiter.wait(is_reached, seconds, seen=params["_seen"], gather=params["_gather"])
+        waiter.wait(is_reached, part["wait"], seen=part["seen"], gather=part["gather"])
     done = is_reached(waiter.found)
-    if not (done or last or module.check_mode):
-        return {"done": False, "changed": False, "news": waiter.news(params["_seen"])}
+    if not (done or part["last"] or module.check_mode):
+        return {"done": False, "changed": False, "news": waiter.news(part["seen"])}
     result = _summary(waiter.shown(params["output"], OUTPUT_TOTAL))
-    result.update(done=True, news=waiter.news(params["_seen"]))
+    result.update(done=True, news=waiter.news(part["seen"]))
     if module.check_mode:
         result["failed"] = bool(result["failed_jobs"]) and result["counts"][_waiting.MISSING] == 0
     elif not done:
@@ -225,12 +230,7 @@ def main() -> None:
             timeout={"type": "float"},
             reconnect_timeout={"type": "float", "default": 600},
             output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
-            # What follows is between the action plugin and the module: how long this run may last, what has been seen
-            # before, how long to collect what is new, and whether there will be no other run.
-            _wait={"type": "float"},
-            _seen={"type": "list", "elements": "list"},
-            _gather={"type": "float", "default": 0},
-            _last={"type": "bool", "default": False},
+            _part={"type": "dict"},
         ),
         supports_check_mode=True,
     )
