@@ -353,6 +353,10 @@ def run(module: AnsibleModule) -> Record:
     except OSError as error:
         why = "cannot look at the job in %s as user %s: %s"
         raise JobError(why % (async_dir(module), store.user_name(os.geteuid()), error)) from None
+    return _clean_up(module, job, found)
+
+
+def _clean_up(module: AnsibleModule, job: Job, found: Record) -> Record:
     if not found["finished"]:
         why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
         return dict(found, failed=True, msg=why % (job.jid, found["state"]))

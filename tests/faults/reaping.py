@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Run as a program: be PID 1 of a namespace, or a subreaper, run jobs below it and count what they leave.
 
-Arguments: how it reaps (``never``, ``init``, ``subreaper``), what it runs (``ours``, ``builtin``), the number of jobs, a
-folder. The counts are written to ``counts`` in that folder.
+Arguments: how it reaps (``never``, ``init``, ``subreaper``), what it runs (``ours``, ``builtin``), the number of jobs,
+a folder. The counts are written to ``counts`` in that folder.
 """
 
 from __future__ import annotations

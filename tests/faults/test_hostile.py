@@ -42,7 +42,8 @@ LINKS = ("dangling link", "link to a file", "link to a folder", "relative link",
 FOREIGN = ("foreign file", "foreign folder")
 KINDS = (*LINKS, "hard link", "fifo", "socket", "device", "file", "folder", "open", *FOREIGN)
 
-# Every path that a launch, a look or a cleanup opens, makes or removes, below the async dir. A test with strace compares.
+# Every path that a launch, a look or a cleanup opens, makes or removes, below the async dir. A test with strace
+# compares.
 FOLDERS = (
     "",
     ".durable",
@@ -60,7 +61,17 @@ ENGINE = tuple(f".durable/engine/DIGEST/_job/{part}.py" for part in PARTS) + tup
     for part in PARTS
 )
 SCRATCH = (".durable/engine/DIGEST.new", ".durable/names/work.new", ".durable/key.new")
-OF_A_JOB = ("keeper", "runner", "stdout", "stderr", "exit", "ending", "record", "keeper.log")
+OF_A_JOB = (
+    "keeper",
+    "runner",
+    "turn",
+    "stdout",
+    "stderr",
+    "exit",
+    "ending",
+    "record",
+    "keeper.log",
+)
 FRESH = ("next", "stdin")  # exist for a moment, in a folder that the same launch has made
 
 
@@ -286,7 +297,8 @@ PLANTED = [
 @pytest.mark.parametrize(("path", "kind"), PLANTED)
 def test_what_is_planted_before_a_launch_is_refused(used, path, kind):
     """
-    a symlink, hard link, FIFO, socket, device, wrong or foreign file or folder, or one open to others, lies where a launch reads or writes
+    a symlink, hard link, FIFO, socket, device, wrong or foreign file or folder, or one open to others, lies where a
+    launch reads or writes
     | launch and look refuse it and say what it is and where; nothing is followed, nothing hangs
     """
     async_dir, digest = used
@@ -353,7 +365,8 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
 ):
     """
     a symlink, hard link, FIFO, socket, device or foreign file takes the place of a running job's file or folder
-    | looks refuse it and say where, or say running, never lost; nothing is followed; the job's end is recorded all the same
+    | looks refuse it and say where, or say running, never lost; nothing is followed; the job's end is recorded all
+    the same
     """
     needs_root()
     if (name, kind) == ("RECORD", "file"):
@@ -390,7 +403,8 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
     assert not os.path.lexists(job.results_file)
 
 
-# -- the list of paths is complete --------------------------------------------------------------------------------------
+# -- the list of paths is complete
+# --------------------------------------------------------------------------------------
 
 
 def touched(trace, async_dir):
@@ -514,7 +528,8 @@ def attempts(paths, pids, spoils):
 )
 def test_another_user_can_do_nothing(ground, place):
     """
-    another user reads, writes, locks, renames, removes, links, plants and traces whatever a running job has, and signals it
+    another user reads, writes, locks, renames, removes, links, plants and traces whatever a running job has, and
+    signals it
     | nothing of it is allowed, and the job ends as it would have
     """
     needs_root()
@@ -551,7 +566,8 @@ def test_another_user_can_do_nothing(ground, place):
         before = sorted(os.listdir(async_dir))
         done = as_user(STRANGER, lambda: attempts(paths, pids, str(spoils)))
         if not sticky:
-            # A folder with mode 0755 can be listed, and where fs.protected_hardlinks is 0 anybody can give a second name to
+            # A folder with mode 0755 can be listed, and where fs.protected_hardlinks is 0 anybody can give a second
+            # name to
             # what he sees in one. It leads nowhere: the file is 0600.
             assert set(done) <= {
                 f"read {async_dir}",
@@ -704,7 +720,8 @@ ODD_NAMES = (
 
 def test_bad_names_are_refused_everywhere(tmp_path, launcher):
     """
-    a name with a slash, a newline, a null character, 201 characters and the like, given to a module or the launcher's standard input
+    a name with a slash, a newline, a null character, 201 characters and the like, given to a module or the
+    launcher's standard input
     | refused with the rule; nothing is made anywhere
     """
     for name in BAD_NAMES:

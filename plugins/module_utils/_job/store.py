@@ -141,20 +141,7 @@ class Store:
         except OSError as error:
             raise way.refusal(path, *way.why_not(path, error)) from None
         try:
-            found = os.fstat(fd)
-            owner = found.st_uid
-            if owner != os.geteuid():
-                advice = (
-                    "run the task as that user (become_user: %s) or give another async_dir"
-                    % user_name(owner)
-                )
-                raise way.refusal(path, "it belongs to user %s" % user_name(owner), advice)
-            if way.others_write(found) and not found.st_mode & stat.S_ISVTX:
-                raise way.refusal(path, "other users can write to it", "chmod go-w %s" % path)
-            if create and not os.access(path, os.W_OK | os.X_OK):
-                raise way.refusal(
-                    path, "it is not writable", "make it writable or give another async_dir"
-                )
+            way.check_own(path, os.fstat(fd), create)
         except BaseException:
             os.close(fd)
             raise

@@ -113,6 +113,21 @@ def others_write(found: os.stat_result) -> bool:
     return group.gr_name != me or not set(group.gr_mem) <= {me}
 
 
+def check_own(path: str, found: os.stat_result, write: bool) -> None:
+    """Refuse an async dir that is not ours alone to change. :raises JobError: saying why, and what to do."""
+    owner = found.st_uid
+    if owner != os.geteuid():
+        advice = (
+            "run the task as that user (become_user: %s) or give another async_dir"
+            % user_name(owner)
+        )
+        raise refusal(path, "it belongs to user %s" % user_name(owner), advice)
+    if others_write(found) and not found.st_mode & stat.S_ISVTX:
+        raise refusal(path, "other users can write to it", "chmod go-w %s" % path)
+    if write and not os.access(path, os.W_OK | os.X_OK):
+        raise refusal(path, "it is not writable", "make it writable or give another async_dir")
+
+
 def flaw(found: os.stat_result, kind: int) -> str:
     """Say what shows that we have not made something, or not as it is now; nothing if it may be ours.
 
