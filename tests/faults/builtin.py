@@ -34,6 +34,7 @@ class Builtin:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.async_dir = folder / "builtin"
+        self.gate = folder / "go"
         self.mark = f"{MARK}={folder}"
         self.prefix: list[str] = []  # put before every ansible, for example to enter a namespace
         self.environment = {
@@ -55,6 +56,15 @@ class Builtin:
             "ansible_job_id"
         ]
         return jid
+
+    def gated(self, shell: str) -> str:
+        """Launch a line of shell that runs when :meth:`release` has been called, however slow the machine is."""
+        self.gate = self.folder / f"go.{time.monotonic_ns()}"
+        return self.launch(f"until [ -e {self.gate} ]; do sleep 0.05; done; {shell}")
+
+    def release(self) -> None:
+        """Let the job go on that waits at its gate."""
+        self.gate.touch()
 
     def status(self, jid: str) -> dict[str, object]:
         """Return what async_status says of a job at this moment."""

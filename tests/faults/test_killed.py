@@ -41,13 +41,13 @@ def kill_keeper_and_runner(launcher, job):
     until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
 
 
-def kill_of_builtin(builtin, *kinds, line="sleep 1; exit 3"):
+def kill_of_builtin(builtin, *kinds, line="exit 3"):
     """Do the same to a job of the builtin's, and return what its user sees."""
-    jid = builtin.launch(line)
+    jid = builtin.gated(line)
     until(lambda: builtin.command(jid), "the builtin's command")
-    pids = [one.pid for kind in kinds for one in getattr(builtin, kind)(jid)]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    for one in [one for kind in kinds for one in getattr(builtin, kind)(jid)]:
+        tree.send(one, signal.SIGKILL)
+    builtin.release()
     return builtin.sees(jid)
 
 
@@ -88,7 +88,7 @@ def test_the_keeper_and_then_the_deadline(launcher, builtin, record_property):
     assert outcome(final) == ("timed_out", -signal.SIGTERM, None)
     assert 2 <= final["elapsed"] < 2 + PATIENCE / 2
     assert launcher.processes(job) == []
-    jid = builtin.launch("sleep 4; exit 3", timeout=1)
+    jid = builtin.launch("sleep 12; exit 3", timeout=8)
     until(lambda: builtin.wrappers(jid), "the builtin's wrapper")
     os.kill(builtin.wrappers(jid)[0].pid, signal.SIGKILL)
     record_property("builtin", f"ran on after its limit: {builtin.sees(jid)}")
@@ -184,7 +184,7 @@ def test_the_command(launcher, builtin, record_property):
     final = looking.wait(job, PATIENCE)
     assert outcome(final) == ("failed", -9, None)
     assert (final["signal"], final["stdout"]) == ("SIGKILL", "so far")
-    record_property("builtin", kill_of_builtin(builtin, "command", line="exec sleep 60"))
+    record_property("builtin", kill_of_builtin(builtin, "command"))
 
 
 # -- several -------------------------------------------------------------------------------------------------

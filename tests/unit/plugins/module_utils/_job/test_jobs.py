@@ -16,7 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    looking,
+    runner,
+    schema,
+    stopping,
+    tree,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
@@ -465,6 +471,20 @@ def test_a_job_of_another_boot_is_not_adopted(launcher):
     launcher.raw(adopt=[job.jid])
     assert not job.is_held("keeper"), "a pid and a start time say nothing after a reboot"
     assert looking.look(job)["reason"] == "rebooted"
+
+
+@pytest.mark.parametrize("end", [0, 3, 255, -signal.SIGKILL, -signal.SIGQUIT])
+def test_the_runner_knows_the_status_before_it_reaps_the_command(end):
+    command = os.fork()
+    if command == 0:
+        if end < 0:
+            os.kill(os.getpid(), -end)
+        os._exit(end)
+    assert runner._ended(command) is None or tree.process(command).zombie
+    until(lambda: tree.process(command).zombie, "the end of the command")
+    status = runner._ended(command)
+    assert schema.exit_outcome(status)[1] == end
+    assert os.waitpid(command, 0) == (command, status), "it was still there to be reaped"
 
 
 def test_the_keeper_learns_the_status_when_the_runner_is_killed(launcher):
