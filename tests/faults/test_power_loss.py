@@ -54,7 +54,9 @@ def launch(where, **changes):
     asked = {"async_dir": where.path, "jobs": [dict(json.loads(sys.argv[3]), **changes)]}
     argv = [sys.executable, "-I", "-S", program]
     done = subprocess.run(argv, input=json.dumps(asked).encode(), stdout=subprocess.PIPE)
-    os.close(where._engine)  # it would keep the file system from being unmounted
+    if where._engine >= 0:  # it would keep the file system from being unmounted
+        os.close(where._engine)
+        where._engine = -1
     answer = json.loads(done.stdout)["jobs"][0]
     if "record" not in answer:
         return answer
