@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import select
+import signal
 import time
 
 from . import kernel, output, runner, schema, stopping, store, tree
@@ -49,16 +50,38 @@ class Keeper:
         self._written = b""  # the record as we have written it, JSON
         self._began = 0.0  # the monotonic clock when the command was started
         self._lock = lock
-        self._wakeup = -1
+        self._wakeup = self._wakeup_in = -1
         self._gate = -1
         self._report = -1
         self._report_rest = b""
         self._poll = select.poll()
         self._limiters: list[output.Limiter] = []
+        self._outfit: runner.Outfit | None = None
         self._stop: Record | None = None
         self._watch = -1  # of the runner of an adopted job
         self._output_error: str | None = None  # what the disk told, or would have told, the command
         self._unstarted = ""  # why the command of a queued job could not be started
+
+    def open(self, *, to_start: bool) -> None:
+        """Open what is needed until the end. Who forks the keeper does it, see ``launcher.SIDE_BY_SIDE``.
+
+        :param to_start: open also what the runner needs, as the command starts at once.
+        """
+        self._wakeup, self._wakeup_in = runner.wakeup_pipe()
+        limit = self.request["output_limit"]
+        for name in schema.STREAMS:
+            self._limiters.append(output.Limiter(self.job.open_stream(name, os.O_RDWR), limit))
+        self._poll.register(self._wakeup, select.POLLIN)
+        self._poll.register(self._lock, select.POLLIN)
+        if to_start:
+            self._outfit = runner.Outfit()
+            self._outfit.open(self.job)
+
+    def opened(self) -> list[int]:
+        """Return the descriptors that :meth:`open` opened."""
+        fds = [limiter.fd for limiter in self._limiters]
+        fds += [fd for fd in (self._wakeup, self._wakeup_in) if fd >= 0]
+        return fds + (self._outfit.opened if self._outfit is not None else [])
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
@@ -155,8 +178,11 @@ class Keeper:
         :param read: returns the record of the job as it was before.
         :param write: writes its new one durably.
         """
-        pipes = runner.Pipes()
-        self._fork_runner(pipes, inheritance, borrowed)
+        outfit = self._outfit
+        if outfit is None:
+            outfit = runner.Outfit()
+            outfit.open(self.job)
+        self._fork_runner(outfit, inheritance, borrowed)
         os.chdir("/")
 
         def write_down() -> bytes:
@@ -242,30 +268,24 @@ class Keeper:
             self.runner = 0
 
     def _become_keeper(self) -> None:
-        """Leave the launcher's session, and open what is needed until the end."""
+        """Leave the launcher's session, and hear of our own children."""
         os.setsid()
-        self._wakeup = runner.wakeup_pipe()
-        self._poll.register(self._wakeup, select.POLLIN)
-        self._poll.register(self._lock, select.POLLIN)
-        limit = self.request["output_limit"]
-        self._limiters = [
-            output.Limiter(self.job.open_stream(name, os.O_RDWR), limit) for name in schema.STREAMS
-        ]
+        signal.set_wakeup_fd(self._wakeup_in)
 
     def _fork_runner(
-        self, pipes: runner.Pipes, inheritance: Inheritance, borrowed: list[int]
+        self, outfit: runner.Outfit, inheritance: Inheritance, borrowed: list[int]
     ) -> None:
         pid = os.fork()
         if pid == 0:
             try:
                 for fd in (self._lock, *borrowed):
                     os.close(fd)
-                runner.run(self.job, self.request, inheritance, pipes, adopt)
+                runner.run(self.job, self.request, inheritance, outfit, adopt)
             finally:
                 os._exit(0)
-        for fd in (pipes.gate_out, pipes.report_in):
+        for fd in outfit.only_runners:
             os.close(fd)
-        self.runner, self._gate, self._report = pid, pipes.gate_in, pipes.report_out
+        self.runner, self._gate, self._report = pid, outfit.gate_in, outfit.report_out
 
     def _line(self) -> bytes:
         """Read one line of the runner's report, to the byte: the next line may be another process's to read."""
@@ -284,6 +304,7 @@ class Keeper:
 
     def take_over(self, record: Record) -> None:
         """Be the keeper of a job that has lost its own. Its processes are not our descendants."""
+        self.open(to_start=False)
         self._become_keeper()
         self._written = json.dumps(record).encode()
         private = record[schema.PRIVATE]
@@ -346,14 +367,18 @@ class Keeper:
 
     def _wait(self, seconds: float | None) -> None:
         """Sleep until something happens to a child or the time is over, and take note of it."""
-        self._poll.poll(None if seconds is None else int(seconds * 1000) + 1)
-        try:
-            os.read(self._wakeup, 4096)
-        except BlockingIOError:
-            pass
-        self._read_report()
-        self._read_mail()
-        self._reap()
+        # Only what poll found is read: exceptions of those that are empty would cost memory, see _by_hand.
+        child_changed = False
+        for fd, _events in self._poll.poll(None if seconds is None else int(seconds * 1000) + 1):
+            if fd == self._wakeup:
+                os.read(fd, 4096)
+                child_changed = True
+            elif fd == self._report:
+                self._read_report()
+            elif fd == self._lock:
+                self._read_mail()
+        if child_changed:  # after the report: who has told how the command ended need not be asked
+            self._reap()
         if self.command and self.exited is None and not (self.subreaper and self.runner):
             self._look_for_end()
 

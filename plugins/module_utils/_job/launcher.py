@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 
 # Jobs that are launched side by side. What the launcher does between two forks, it does for all of them before: so they
-# share the memory that it touches. Each costs three descriptors meanwhile.
-SIDE_BY_SIDE = 64
+# share the memory that it touches. Each costs up to 19 descriptors meanwhile.
+SIDE_BY_SIDE = max(1, min(32, (os.sysconf("SC_OPEN_MAX") - 64) // 20))
 
 
 def main() -> None:
@@ -97,12 +97,28 @@ def launch_all(
 
 def _launch_side_by_side(ready: list[Launch], inheritance: Inheritance) -> None:
     """Fork the keepers of jobs that have been prepared, and wait for their answers; afterwards none is ready."""
+    opened = {launch: launch.opened() for launch in ready}
+    everybodys = set().union(*opened.values())
+    strange = [(launch, _spans(everybodys.difference(opened[launch]))) for launch in ready]
+    for launch, others in strange:
+        if launch.keeper is not None:
+            launch.fork(launch.keeper, inheritance, others)
     for launch in ready:
-        if launch.job is not None:
-            launch.fork(launch.job, inheritance, ready)
+        launch.let_go("out")
     for launch in ready:
         launch.settle()
     ready.clear()
+
+
+def _spans(fds: set[int]) -> list[tuple[int, int]]:
+    """Return descriptors as ranges: the first, and the one after the last."""
+    spans: list[tuple[int, int]] = []
+    for fd in sorted(fds):
+        if spans and spans[-1][1] == fd:
+            spans[-1] = (spans[-1][0], fd + 1)
+        else:
+            spans.append((fd, fd + 1))
+    return spans
 
 
 def _lock_name(launch: Launch, store: Store, ready: list[Launch], inheritance: Inheritance) -> None:
@@ -155,6 +171,7 @@ class Launch:
         self.request = request
         self.answer: Record | None = None
         self.job: Job | None = None
+        self.keeper: Keeper | None = None
         self._turn = Turn([], 0)
         self._fds: dict[str, int] = {}
         self._pid = 0
@@ -178,34 +195,48 @@ class Launch:
                     raise JobError("cannot launch job %s: somebody else has its locks" % job.jid)
                 self._fds[role] = lock
             self._fds["out"], self._fds["in"] = os.pipe()
+            self.keeper = keeper = Keeper(job, self.request, self._fds["keeper"])
+            keeper.open(to_start=not turn.must_wait())
         except BaseException:
             job.remove()
             raise
         self.job, self._turn = job, turn
-        self.keeper = Keeper(job, self.request, self._fds["keeper"])
 
-    def fork(self, job: Job, inheritance: Inheritance, others: list[Launch]) -> None:
-        """Start the keeper; ``others`` are launched side by side, and none of their descriptors are for it."""
+    def opened(self) -> list[int]:
+        """Return all descriptors that are for this job only."""
+        fds = list(self._fds.values())
+        if self.keeper is not None:
+            fds += self.keeper.opened()
+        if self.job is not None:
+            fds.append(self.job.fd)
+        return fds
+
+    def fork(self, keeper: Keeper, inheritance: Inheritance, others: list[tuple[int, int]]) -> None:
+        """Start the keeper; ``others`` are descriptors of the jobs that are launched side by side, and not for it."""
         try:
             self._pid = os.fork()
         except OSError as error:
-            self.answer = _error(job.store.failure(error))
-            job.remove()
-        if self._pid == 0 and self.answer is None:
-            for other in others:
-                if other is not self:
-                    other.let_go()
+            self._pid = -1
+            self.answer = _error(keeper.job.store.failure(error))
+            keeper.job.remove()
+        if self._pid == 0:
+            for first, end in others:
+                os.closerange(first, end)
             os.close(self._fds.pop("out"))
             self._fds.pop("keeper")
             turn_lock = self._fds.pop("turn", -1)
-            _be_keeper(self.keeper, inheritance, self._turn, turn_lock, self._fds)
-        self.let_go("out")
-        job.close()
+            _be_keeper(keeper, inheritance, self._turn, turn_lock, self._fds)
 
     def let_go(self, *kept: str) -> None:
-        """Close the descriptors of all roles but these."""
+        """Close the descriptors of all roles but these, and all that the keeper has opened."""
         for role in [role for role in self._fds if role not in kept]:
             os.close(self._fds.pop(role))
+        if self.keeper is not None:
+            for fd in self.keeper.opened():
+                os.close(fd)
+            self.keeper = None
+        if self.job is not None:
+            self.job.close()
 
     def _keeper_died(self) -> JobError:
         text = "the job's keeper died while launching it; look at the machine's log"

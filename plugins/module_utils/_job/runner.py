@@ -50,23 +50,47 @@ class Inheritance:
             signal.signal(number, signal.SIG_IGN if number in self.ignored else signal.SIG_DFL)
 
 
-class Pipes:
-    """How keeper, runner and command talk while a job is launched.
+class Outfit:
+    """The descriptors of a runner. They are opened by who will fork its keeper, see ``launcher.SIDE_BY_SIDE``.
 
     ``gate``: the command is exec'ed when a byte comes through, never if it is closed before.
     ``report``: lines to the keeper: who the command is, why it could not be exec'ed (empty if it has been), how it ended.
+    ``refusal``: closed by a successful exec; else says why there was none.
+    ``lock``: the runner's, ``bell``: hangs up when the keeper ends, ``wakeup``: see wakeup_pipe.
+
     """
 
     def __init__(self) -> None:
-        self.gate_out, self.gate_in = os.pipe()
-        self.report_out, self.report_in = os.pipe()
+        self.opened: list[int] = []
+        self.poll = select.poll()
+
+    def open(self, job: Job) -> None:
+        """Open all. :raises OSError: there are too many; close what is in ``opened``."""
+        self.gate_out, self.gate_in = self._pipe()
+        self.report_out, self.report_in = self._pipe()
+        self.refusal_out, self.refusal_in = self._pipe()
+        self.wakeup_out, self.wakeup_in = wakeup_pipe()
+        self.opened += (self.wakeup_out, self.wakeup_in)
+        self.lock = job.lock("runner")
+        if self.lock is not None:
+            self.opened.append(self.lock)
+        self.poll.register(self.wakeup_out, select.POLLIN)
+        self.bell = _watch_keeper(job, self.poll)
+        if self.bell is not None:
+            self.opened.append(self.bell)
+        self.only_runners = [fd for fd in self.opened if fd not in (self.gate_in, self.report_out)]
+
+    def _pipe(self) -> tuple[int, int]:
+        both = os.pipe()
+        self.opened += both
+        return both
 
 
 def run(
     job: Job,
     request: Record,
     inheritance: Inheritance,
-    pipes: Pipes,
+    outfit: Outfit,
     adopt: Callable[[Job, list[int]], None],
 ) -> None:
     """Be the runner of a job, in a process of its own, which the caller ends afterwards.
@@ -74,31 +98,30 @@ def run(
     :param adopt: becomes the keeper of a job whose keeper has died; called in a process of its own, with descriptors
         to close as soon as it holds the keeper's lock.
     """
-    lock = job.lock("runner")
+    lock = outfit.lock
     if lock is None:
         return
     kernel.become_subreaper()
-    for fd in (pipes.gate_in, pipes.report_out):
-        os.close(fd)
-    refusal_out, refusal_in = os.pipe()  # closed by a successful exec
+    os.close(outfit.gate_in)
+    os.close(outfit.report_out)
     pid = os.fork()
     if pid == 0:
-        _become_command(job, request, inheritance, pipes, refusal_in)
-    for fd in (pipes.gate_out, refusal_in):
-        os.close(fd)
+        _become_command(job, request, inheritance, outfit)
+    os.close(outfit.gate_out)
+    os.close(outfit.refusal_in)
     os.chdir("/")
-    wakeup = wakeup_pipe()
-    refusal = read_all(refusal_out)
-    _tell(pipes.report_in, refusal)
+    signal.set_wakeup_fd(outfit.wakeup_in)
+    refusal = read_all(outfit.refusal_out)
+    _tell(outfit.report_in, refusal)
     was_born = refusal == b""
     status = (
-        _wait_for(pid, job, wakeup, lambda: _fork_keeper(job, lock, adopt))
+        _wait_for(pid, job, outfit, lambda: _fork_keeper(job, lock, adopt))
         if was_born
         else os.waitpid(pid, 0)[1]
     )
     if was_born:
         end = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
-        _tell(pipes.report_in, json.dumps(end).encode())
+        _tell(outfit.report_in, json.dumps(end).encode())
         os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
         job.fill("exit", end)
     os.close(lock)
@@ -115,23 +138,20 @@ def read_all(fd: int) -> bytes:
         found += data
 
 
-def wakeup_pipe() -> int:
-    """Return a descriptor that becomes readable when a child changes (signal.set_wakeup_fd).
+def wakeup_pipe() -> tuple[int, int]:
+    """Return a pipe for signal.set_wakeup_fd: its first end becomes readable when a child changes.
 
     Python writes to it only for a signal that has a handler: the launcher's, see Inheritance.
     """
     wakeup_out, wakeup_in = os.pipe()
     os.set_blocking(wakeup_out, False)
     os.set_blocking(wakeup_in, False)
-    signal.set_wakeup_fd(wakeup_in)
-    return wakeup_out
+    return wakeup_out, wakeup_in
 
 
-def _wait_for(pid: int, job: Job, wakeup: int, new_keeper: Callable[[], None]) -> int:
+def _wait_for(pid: int, job: Job, outfit: Outfit, new_keeper: Callable[[], None]) -> int:
     """Wait for the command, without reaping it, and return its status; replace the keeper whenever it has died."""
-    poll = select.poll()
-    poll.register(wakeup, select.POLLIN)
-    keeper = _watch_keeper(job, poll)
+    poll, wakeup, keeper = outfit.poll, outfit.wakeup_out, outfit.bell
     adopted = -ADOPT_INTERVAL
     while True:
         status = _ended(pid)
@@ -203,7 +223,7 @@ def _tell(fd: int, line: bytes) -> None:
 
 
 def _become_command(
-    job: Job, request: Record, inheritance: Inheritance, pipes: Pipes, refusal: int
+    job: Job, request: Record, inheritance: Inheritance, outfit: Outfit
 ) -> NoReturn:
     parameter, subject = request["parameter"], request["argv"][0]
     failure = b"{}"  # the gate was closed
@@ -211,7 +231,7 @@ def _become_command(
         os.setsid()
         itself = tree.process(os.getpid())
         who = {"pid": os.getpid(), "started": itself.started if itself else 0}
-        _tell(pipes.report_in, json.dumps(who).encode())
+        _tell(outfit.report_in, json.dumps(who).encode())
         stdin = request["stdin"]
         sources = [
             os.open("/dev/null", os.O_RDONLY)
@@ -222,7 +242,7 @@ def _become_command(
         ]
         for target, source in enumerate(sources):
             os.dup2(source, target)
-        if os.read(pipes.gate_out, 1) != b"":
+        if os.read(outfit.gate_out, 1) != b"":
             inheritance.restore()
             if request["chdir"] is not None:
                 parameter, subject = "chdir", request["chdir"]
@@ -244,7 +264,7 @@ def _become_command(
         told.update(errno=errno.EINVAL, strerror="not encodable as text for a program")
         failure = json.dumps(told).encode()
     finally:
-        os.write(refusal, failure)
+        os.write(outfit.refusal_in, failure)
         os._exit(127)
 
 
