@@ -32,8 +32,8 @@ def scenarios() -> dict[str, list[tuple[str, str, str]]]:
 
 def parse(docstring: str) -> tuple[str, str]:
     """Split a scenario's docstring into the fault and what the user sees; two empty strings if it is none."""
-    fault, bar, sees = " ".join(docstring.split()).partition(" | ")
-    return (fault, sees) if bar else ("", "")
+    fault, line, sees = " ".join(docstring.split()).partition(" | ")
+    return (fault, sees) if line else ("", "")
 
 
 def verdict(outcomes: dict[str, int], reasons: list[str]) -> str:

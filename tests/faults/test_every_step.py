@@ -50,8 +50,8 @@ class Step:
     """One launch, and the process in it that is to die.
 
     :param launcher: the launcher fixture.
-    :param victim: who is traced: launcher, keeper, runner, command, scribe for the keeper's helper, or successor for the
-        second keeper.
+    :param victim: who is traced: launcher, keeper, runner, command, scribe for the keeper's helper, or successor for
+        the second keeper.
     :param shape: how the job ends.
     :param number: tells this launch from the others.
     """
@@ -80,6 +80,7 @@ class Step:
         arguments = [sys.executable, "-I", "-S", PAUSED, self.launcher.program, self.victim, note]
         environment = {**os.environ, MARK: str(self.marks.path)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        answer = b""
         with subprocess.Popen(arguments, env=environment, **pipes) as process:
             process.stdin.write(json.dumps(asked).encode())
             process.stdin.close()
@@ -178,9 +179,10 @@ class Step:
 )
 def test_killed_at_every_step(launcher, victim, shape, record_property):
     """
-    launcher, keeper, its helper that writes the record, runner, the command before its exec, or the second keeper is killed
-    at each system call that changes something
-    | the job that really was, or none: never running for ever, never rc 0 for nothing, never twice; the name can be launched again
+    launcher, keeper, its helper that writes the record, runner, the command before its exec, or the second keeper is
+    killed at each system call that changes something
+    | the job that really was, or none: never running for ever, never rc 0 for nothing, never twice; the name can be
+    launched again
     """
     launcher.shell("true")  # compiles the engine
     dry = Step(launcher, victim, shape, "dry")

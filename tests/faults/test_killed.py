@@ -104,7 +104,10 @@ def test_the_keeper_and_then_a_stop(launcher):
 
 
 def test_the_keeper_and_then_too_much_output(launcher):
-    """the keeper is killed, and the command writes more than its output limit | the limit holds, and the loss is counted"""
+    """
+    the keeper is killed, and the command writes more than its output limit
+    | the limit holds, and the loss is counted
+    """
     job = launcher.gated("head -c 5000000 /dev/zero; echo end", output_limit=100_000)
     kill(launcher.keeper(job)[0])
     until(lambda: job.is_held("keeper"), "a new keeper")
@@ -216,7 +219,10 @@ def test_keeper_and_runner_while_the_command_lives(launcher, builtin, record_pro
 
 @pytest.mark.parametrize("rc", [0, 3])
 def test_keeper_and_runner_and_then_the_command_ends(launcher, rc):
-    """keeper and runner are killed, and the command ends before anybody looks | lost, reason killed, rc null whatever it was"""
+    """
+    keeper and runner are killed, and the command ends before anybody looks
+    | lost, reason killed, rc null whatever it was
+    """
     job = launcher.gated(f"exit {rc}")
     command = tree.process(command_of(job))
     kill_keeper_and_runner(launcher, job)
@@ -227,7 +233,10 @@ def test_keeper_and_runner_and_then_the_command_ends(launcher, rc):
 
 
 def test_keeper_and_runner_and_then_a_new_keeper_sees_the_end(launcher, builtin):
-    """keeper and runner are killed, the next look gives the job a new keeper, the command ends with 0 | lost, reason killed, rc null"""
+    """
+    keeper and runner are killed, the next look gives the job a new keeper, the command ends with 0
+    | lost, reason killed, rc null
+    """
     job = launcher.gated("exit 0")
     kill_keeper_and_runner(launcher, job)
     found = builtin.job_status(job)
@@ -237,7 +246,10 @@ def test_keeper_and_runner_and_then_a_new_keeper_sees_the_end(launcher, builtin)
 
 
 def test_keeper_and_runner_and_then_a_stop(launcher):
-    """keeper and runner are killed, and the job is asked to stop | stopped, rc null, and every process of it is gone"""
+    """
+    keeper and runner are killed, and the job is asked to stop
+    | stopped, rc null, and every process of it is gone
+    """
     job = launcher.ready("setsid sleep 61 & echo ready; trap '' TERM; while :; do sleep 0.1; done")
     kill_keeper_and_runner(launcher, job)
     final = stopping.stop(job, number=signal.SIGTERM, grace=0.5, reason="asked by a test")
@@ -269,7 +281,10 @@ print(json.dumps(looking.look(job)), flush=True)
 
 @pytest.mark.parametrize("_round", range(5))
 def test_many_look_at_once(launcher, _round):
-    """30 look at once at a job of which nothing is left | all see the same: lost, reason killed; it is written down once"""
+    """
+    30 look at once at a job of which nothing is left
+    | all see the same: lost, reason killed; it is written down once
+    """
     job = launcher.ready("echo so far; sleep 60")
     engine = os.path.dirname(os.path.dirname(launcher.program))
     arguments = [sys.executable, "-I", "-S", "-c", READER, engine, launcher.store.path, job.jid]

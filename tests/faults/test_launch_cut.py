@@ -142,7 +142,10 @@ def durations(place):
 
 @pytest.mark.parametrize("number", range(CUTS))
 def test_the_launcher_is_killed(place, durations, number, record_property):
-    """the launcher is killed at a random moment of a launch | the complete job, or none; launched again, the command ran once"""
+    """
+    the launcher is killed at a random moment of a launch
+    | the complete job, or none; launched again, the command ran once
+    """
     launch = Launch(place, "launcher", number)
     launch.cut(launch.launcher(), durations["launcher"] * 1.1, kill_alone)
     launch.check(record_property)
@@ -244,7 +247,10 @@ def connection():
 @pytest.mark.parametrize("server_side", [True, False], ids=["server", "client"])
 @pytest.mark.parametrize("number", range(CUTS // 30))
 def test_the_connection_is_cut(connection, number, server_side, pipelining, record_property):
-    """the SSH connection is cut at a random moment of a launch | the complete job, or none; launched again, the command ran once"""
+    """
+    the SSH connection is cut at a random moment of a launch
+    | the complete job, or none; launched again, the command ran once
+    """
     launch = Launch(connection.place, f"ssh-{server_side}-{pipelining}", number)
     with connection.start(launch, pipelining) as process:
         time.sleep(launch.random.uniform(connection.longest / 3, connection.longest))
@@ -257,7 +263,10 @@ def test_the_connection_is_cut(connection, number, server_side, pipelining, reco
 def test_the_launch_is_repeated_by_somebody_who_has_no_jid(
     builtin, place, tmp_path, record_property
 ):
-    """ansible is killed when it has launched a job, before it knows the jid | launched again under its name, the command ran once"""
+    """
+    ansible is killed when it has launched a job, before it knows the jid
+    | launched again under its name, the command ran once
+    """
     launch = Launch(place, "no-jid", 0)
     with launch.module() as process:
         until(lambda: launch.marks.begun, "the command")

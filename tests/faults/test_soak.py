@@ -48,13 +48,13 @@ class Soak:
         self.launchers_killed = 0
         self.wrong = []
         self.kinds = {
-            "succeeds": self.succeeds,
-            "fails": self.fails,
-            "named": self.named,
-            "times out": self.times_out,
-            "ignores TERM": self.ignores_term,
-            "double forks": self.double_forks,
-            "writes much": self.writes_much,
+            "succeeds": self._succeeds,
+            "fails": self._fails,
+            "named": self._named,
+            "times out": self._times_out,
+            "ignores TERM": self._ignores_term,
+            "double forks": self._double_forks,
+            "writes much": self._writes_much,
         }
 
     # -- jobs ------------------------------------------------------------------------------------------------
@@ -64,16 +64,16 @@ class Soak:
         line = truth.marked_line(file, work, rc)
         return request("/bin/sh", "-c", line, grace=0.3, **changes)
 
-    def nap(self):
+    def _nap(self):
         return f"sleep {self.random.uniform(0, 3):.2f}"
 
-    def succeeds(self):
-        return self.job(self.nap())
+    def _succeeds(self):
+        return self.job(self._nap())
 
-    def fails(self):
-        return self.job(self.nap(), self.random.randrange(1, 256))
+    def _fails(self):
+        return self.job(self._nap(), self.random.randrange(1, 256))
 
-    def named(self):
+    def _named(self):
         """Return a job whose command notices if another of its name runs: it holds a lock for as long as it lives."""
         name = f"name {self.random.randrange(NAMES)}"
         lock = f"{self.marks}/{name}.lock".replace(" ", "-")
@@ -85,19 +85,19 @@ class Soak:
         spec = {"cmd": work}
         return self.job(work, name=name, spec=spec, on_conflict=conflict)
 
-    def times_out(self):
+    def _times_out(self):
         return self.job("sleep 60", timeout=self.random.uniform(0.2, 2))
 
-    def ignores_term(self):
+    def _ignores_term(self):
         work = "trap '' TERM; while :; do sleep 0.2; done"
         return self.job(work, timeout=self.random.uniform(0.2, 2))
 
-    def double_forks(self):
+    def _double_forks(self):
         work = "(setsid sleep 60 & ) ; (sleep 60 & ) ; sleep 60"
         return self.job(work, timeout=self.random.uniform(0.2, 2))
 
-    def writes_much(self):
-        return self.job("head -c 3000000 /dev/zero; " + self.nap(), output_limit=LIMIT)
+    def _writes_much(self):
+        return self.job("head -c 3000000 /dev/zero; " + self._nap(), output_limit=LIMIT)
 
     # -- what happens to them --------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class Soak:
 
 
 def soak_builtin(builtin, marks, rng):
-    """Do the same to some of the builtin's jobs, one after the other, and return how often its user is told the truth."""
+    """Do the same to some of the builtin's jobs, and return how often its user is told the truth."""
     seen = collections.Counter()
     for number in range(BUILTIN_JOBS):
         rc = number % 2
@@ -286,8 +286,8 @@ def _open_files(pid):
 
 def test_soak(launcher, builtin, record_property):
     """
-    jobs that succeed, fail, time out, ignore TERM, double-fork, write much or share names are killed at random, and so are
-    their keepers, runners and launchers
+    jobs that succeed, fail, time out, ignore TERM, double-fork, write much or share names are killed at random, and so
+    are their keepers, runners and launchers
     | every job ends, and its status is what really happened to it
     """
     soak = Soak(launcher)
