@@ -66,6 +66,7 @@ class ActionModule(ForwardingAction):
             if answer is None:
                 continue
             news.take(answer.pop("news", []))
+            args["jobs"] = answer.pop("meant", args["jobs"])
             if answer.pop("done", True):
                 return answer
             gather = min(longest_gather, gather * 2)

@@ -81,7 +81,7 @@ def _of_result(result: dict[str, Any], where: str) -> Iterator[Reference]:
         yield from _of_jid(jid)
     elif result.get("skipped"):
         return
-    elif result.get("failed") or result.get("unreachable"):
+    elif _has_failed(result):
         shown = {key: result[key] for key in ("name", "cmd", "msg", "errno") if result.get(key)}
         yield Reference(failure=dict(shown, failed=True))
     elif isinstance(result.get("name"), str):
@@ -91,6 +91,11 @@ def _of_result(result: dict[str, Any], where: str) -> Iterator[Reference]:
             "%s is no job: it has neither ansible_job_id nor name, and is no failed or skipped launch"
             % where
         )
+
+
+def _has_failed(result: dict[str, Any]) -> bool:
+    # A task whose failed_when says that it has not failed has launched nothing all the same.
+    return bool(result.get("failed") or result.get("unreachable") or "failed_when_result" in result)
 
 
 def _of_jid(jid: str) -> Iterator[Reference]:

@@ -63,10 +63,18 @@ class Waiter:
         settle: bool,
     ) -> None:
         self._settle = settle
-        self._meant = meant
         self._why_absent = absent
-        self._jobs: list[Job | None] = [_find(where, reference) for reference in meant]
-        self.found: list[Record] = [self._look(number) for number in range(len(meant))]
+        self._meant: list[Reference] = []
+        self._jobs: list[Job | None] = []
+        jids = set()  # a job may be given by its jid and by its name
+        for reference in meant:
+            job = _find(where, reference)
+            if job is None or job.jid not in jids:
+                self._meant.append(reference)
+                self._jobs.append(job)
+            if job is not None:
+                jids.add(job.jid)
+        self.found: list[Record] = [self._look(number) for number in range(len(self._meant))]
 
     def wait(
         self,
@@ -139,6 +147,13 @@ class Waiter:
             [number, news(job), {key: job[key] for key in keys}]
             for number, job in enumerate(self.found)
             if seen is None or number >= len(seen) or seen[number] != news(job)
+        ]
+
+    def meant(self) -> list[object]:
+        """Return what means the same jobs later, when names may mean others: each by its jid, where there is one."""
+        return [
+            reference.plain() if job is None else job.jid
+            for job, reference in zip(self._jobs, self._meant)
         ]
 
     def unsupervised(self) -> list[str]:

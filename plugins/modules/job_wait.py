@@ -176,7 +176,8 @@ def run(module: AnsibleModule) -> Record:
         waiter.wait(is_reached, part["wait"], seen=part["seen"], gather=part["gather"])
     done = is_reached(waiter.found)
     if not (done or part["last"] or module.check_mode):
-        return {"done": False, "changed": False, "news": waiter.news(part["seen"])}
+        answer = {"done": False, "changed": False, "news": waiter.news(part["seen"])}
+        return dict(answer, meant=waiter.meant()) if part["seen"] is None else answer
     result = _summary(waiter.shown(params["output"], OUTPUT_TOTAL))
     result.update(done=True, news=waiter.news(part["seen"]))
     if module.check_mode:

@@ -37,6 +37,7 @@ def meant(jobs):
         ({"ansible_job_id": "j0.0", "finished": False, "name": "predicted"}, []),
         ({"results": [LAUNCHED, REFUSED]}, ["j1.1", "cannot launch the job"]),
         ({"unreachable": True, "msg": "no route"}, ["no route"]),
+        ({"failed": False, "failed_when_result": False, "msg": "tolerated"}, ["tolerated"]),
         (["j1.1", "j1.1", LAUNCHED, "n", {"name": "n"}], ["j1.1", "n"]),
         ([REFUSED, dict(REFUSED)], ["cannot launch the job"] * 2),
     ],

@@ -43,6 +43,14 @@ def test_all_finished(launcher):
     assert [job["rc"] for job in waiting.found] == [0, 1, 2]
 
 
+def test_a_job_that_is_given_by_jid_and_by_name_counts_once(launcher):
+    named = launcher.shell("exit 0", name="work", spec={"cmd": "x"})
+    other = launcher.shell("exit 0")
+    waiting = waiter(launcher, "work", other, named, "never", "work", "j1.1")
+    assert [job["ansible_job_id"] for job in waiting.found] == [named.jid, other.jid, None, "j1.1"]
+    assert waiting.meant() == [named.jid, other.jid, {"name": "never"}, "j1.1"]
+
+
 def test_any_finished(launcher):
     jobs = [launcher.gated("exit 1"), launcher.shell("exit 0")]
     waiting = waiter(launcher, *jobs)
