@@ -239,7 +239,7 @@ def _run_launcher(module: AnsibleModule, where: Store, request: Record) -> list[
 def _install(where: Store) -> str:
     files = {}
     for part in ENGINE:
-        files[part + ".py"] = pkgutil.get_data(_job.__name__, part + ".py") or b""
+        files[part + ".py"] = _source(part)
     digest = hashlib.sha256(
         json.dumps([[name, files[name].decode()] for name in sorted(files)]).encode()
     ).hexdigest()
@@ -252,6 +252,25 @@ def _install(where: Store) -> str:
             if compiled is not None:
                 _fsync(compiled)
     return path
+
+
+def _source(part: str) -> bytes:
+    """Return the source of a part of the engine, however this module came here.
+
+    :raises JobError: nobody here can tell it.
+    """
+    data = pkgutil.get_data(_job.__name__, part + ".py")
+    if data is None:  # an importer of another kind: mitogen's
+        spec = importlib.util.find_spec(_job.__name__)
+        get_reader = getattr(spec and spec.loader, "get_resource_reader", None)
+        reader = get_reader and get_reader(_job.__name__)
+        if reader is None:
+            raise JobError(
+                "cannot launch a job: what imports this module cannot tell the source of %s.py"
+                % part
+            )
+        data = reader.open_resource(part + ".py").read()
+    return bytes(data)
 
 
 def _fsync(path: str) -> None:

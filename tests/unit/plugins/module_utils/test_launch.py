@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import io
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,30 @@ def build(**given):
 def test_the_engine_is_the_whole_package():
     files = Path(_job.__file__).parent.glob("*.py")
     assert sorted(_launch.ENGINE) == sorted(path.stem for path in files)
+
+
+class ResourcesOnly:
+    """An importer that has no get_data, as mitogen's."""
+
+    def __init__(self, has_resources):
+        if has_resources:
+            self.get_resource_reader = lambda _package: self
+
+    def open_resource(self, name):
+        return io.BytesIO(b"the source of %s" % name.encode())
+
+
+def test_the_source_where_the_importer_has_resources_only(monkeypatch):
+    spec = ModuleSpec(_job.__name__, ResourcesOnly(has_resources=True))
+    monkeypatch.setattr(_job, "__spec__", spec)
+    assert _launch._source("keeper") == b"the source of keeper.py"
+
+
+def test_the_source_where_the_importer_cannot_tell_it(monkeypatch):
+    spec = ModuleSpec(_job.__name__, ResourcesOnly(has_resources=False))
+    monkeypatch.setattr(_job, "__spec__", spec)
+    with pytest.raises(JobError, match=r"cannot tell the source of keeper\.py"):
+        _launch._source("keeper")
 
 
 @pytest.mark.parametrize(
