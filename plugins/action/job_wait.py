@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
+import threading
 import time
 import typing as t
 
@@ -20,6 +22,9 @@ LOOK = 60.0  # seconds that one run of the module may last while nothing happens
 # Seconds during which changes are collected before they are told: the first time, and the longest.
 GATHER = (0.5, 30.0)
 RETRY = (1.0, 20.0)  # seconds between two attempts to reach a host: the first, and the longest
+# Seconds beyond its wait that a run of the module may take. A connection whose other end is gone without a word, say by a
+# power cut, would keep us waiting for hours.
+ANSWER = 60.0
 MODULE_FAILURES = 3  # runs of the module that may fail in a row without an answer of ours
 
 
@@ -100,9 +105,10 @@ class _Contact:
         :raises AnsibleConnectionFailure: it is not.
         """
         try:
-            answer = self._action._execute_module(
-                module_name=self._action.module, module_args=args, task_vars=task_vars
-            )
+            with _alarm(self._action, args["_part"]["wait"] + ANSWER):
+                answer = self._action._execute_module(
+                    module_name=self._action.module, module_args=args, task_vars=task_vars
+                )
         except AnsibleConnectionFailure as error:
             if self._is_over():
                 raise
@@ -112,32 +118,6 @@ class _Contact:
             self._failures += 1
             if self._failures < MODULE_FAILURES and not self._is_over():
                 self._recover("gave no answer (rc %s)" % answer.get("rc"))
-                return None
-        self._last_answer = time.monotonic()
-        self._pause = RETRY[0]
-        self._failures = 0
-
-    def ask(
-        self, args: dict[str, t.Any], task_vars: dict[str, t.Any] | None
-    ) -> dict[str, t.Any] | None:
-        """Run the module and return its answer; None if there is none and it is worth another attempt.
-
-        :raises AnsibleConnectionFailure: it is not.
-        """
-        try:
-            answer = self._action._execute_module(
-                module_name=self._action.module, module_args=args, task_vars=task_vars
-            )
-        except AnsibleConnectionFailure as error:
-            if self._is_over():
-                raise
-            self._recover("cannot be reached (%s)" % str(error).strip().splitlines()[-1])
-            return None
-        if "done" not in answer and answer.get("failed"):
-            self._failures += 1
-            if self._failures < MODULE_FAILURES and not self._is_over():
-                why = answer.get("msg") or answer.get("module_stderr") or "see it with -vvv"
-                self._recover("gave no answer (%s)" % str(why).strip())
                 return None
         self._last_answer = time.monotonic()
         self._pause, self._failures = RETRY[0], 0
@@ -157,6 +137,28 @@ class _Contact:
             connection.reset()  # a control socket may be dead
         time.sleep(self._pause * random.uniform(0.5, 1.0))
         self._pause = min(RETRY[1], self._pause * 2)
+
+
+@contextlib.contextmanager
+def _alarm(action: ActionModule, seconds: float) -> t.Iterator[None]:
+    """Take it for a lost connection when something lasts longer than so many seconds.
+
+    A task with ``timeout`` has an alarm of ansible-core's own, which is left alone.
+    """
+    if action._task.timeout or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(_number: int, _frame: object) -> None:
+        raise AnsibleConnectionFailure("no answer for %d s" % seconds)
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class _News:
