@@ -18,7 +18,9 @@ from ..module_utils._job.errors import JobError
 from ..module_utils._references import references
 from ..plugin_utils._forward import ForwardingAction
 
-LOOK = 60.0  # seconds that one run of the module may last while nothing happens
+# Seconds that one run of the module may last while nothing happens: the first one, so that people soon see what is waited
+# for, and the others.
+LOOK = (5.0, 60.0)
 # Seconds during which changes are collected before they are told: the first time, and the longest.
 GATHER = (0.5, 30.0)
 RETRY = (1.0, 20.0)  # seconds between two attempts to reach a host: the first, and the longest
@@ -62,7 +64,7 @@ class ActionModule(ForwardingAction):
         contact = _Contact(self, reconnect, start + timeout if timeout is not None else None)
         while True:
             # Hosts of one play should not all ask at the same moment.
-            look = LOOK * random.uniform(0.9, 1.0)
+            look = LOOK[news.seen is not None] * random.uniform(0.9, 1.0)
             left = float("inf") if timeout is None else start + timeout - time.monotonic()
             part = {"wait": max(0.0, min(left, look)), "last": left <= look}
             part.update(seen=news.seen, gather=gather)
@@ -93,7 +95,7 @@ class _Contact:
         self._action = action
         self._reconnect = reconnect
         self._until = until
-        self._last_answer = time.monotonic()
+        self._lost: float | None = None  # since when there has been no answer
         self._pause = RETRY[0]
         self._failures = 0
 
@@ -119,13 +121,14 @@ class _Contact:
             if self._failures < MODULE_FAILURES and not self._is_over():
                 self._recover("gave no answer (rc %s)" % answer.get("rc"))
                 return None
-        self._last_answer = time.monotonic()
-        self._pause, self._failures = RETRY[0], 0
+        self._lost, self._pause, self._failures = None, RETRY[0], 0
         return answer
 
     def _is_over(self) -> bool:
         now = time.monotonic()
-        return now - self._last_answer > self._reconnect or (
+        if self._lost is None:
+            self._lost = now
+        return now - self._lost >= self._reconnect or (
             self._until is not None and now > self._until
         )
 
