@@ -171,6 +171,7 @@ failed_jobs:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.errors import UnsupportedError
 
 from ..module_utils._argspec import ASYNC_DIR_SPEC, open_store, unshown_invocation
 from ..module_utils._job import schema
@@ -237,9 +238,13 @@ def _entries(module: AnsibleModule) -> list[dict[str, Any]]:
     for number, entry in enumerate(module.params["jobs"]):
         checked = validator.validate(entry)
         if checked.error_messages:
+            texts = [
+                ("unsupported parameters: %s" if isinstance(error, UnsupportedError) else "%s")
+                % error
+                for error in checked.errors
+            ]
             raise JobError(
-                "jobs[%d] cannot be launched, so nothing is: %s"
-                % (number, "; ".join(checked.error_messages))
+                "jobs[%d] cannot be launched, so nothing is: %s" % (number, "; ".join(texts))
             )
         own = {
             key: value for key, value in checked.validated_parameters.items() if value is not None
