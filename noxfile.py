@@ -156,8 +156,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(requires=["collection"])
 def bench(session: nox.Session) -> None:
-    """Measure against the builtin async and write docs/benchmarks.md."""
-    session.install(core_package(CORE))
+    """Measure against the builtin async, also under mitogen, and write docs/benchmarks.md."""
+    session.install(core_package(CORE), "mitogen>=0.3.54,<0.4", "matplotlib>=3.10,<4")
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
     script = COLLECTION / "tests" / "bench" / "bench.py"
     target = ROOT / "docs" / "benchmarks.md"

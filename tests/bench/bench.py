@@ -9,25 +9,31 @@ import argparse
 import pathlib
 import sys
 import time
+import typing as t
 
 from ansible_collections.durable.jobs.tests.bench import (
     lab,
     machine,
+    measure_crowd,
     measure_deadline,
     measure_launch,
+    measure_many,
     measure_memory,
     measure_notice,
     measure_output,
+    plot,
     report,
 )
 
-# In the order of the page. Each module has measure(lab) -> Section.
+# In the order of the page. Each module has measure(lab), which returns a Section or several.
 MEASUREMENTS = {
     "launch": measure_launch,
     "notice": measure_notice,
     "memory": measure_memory,
     "deadline": measure_deadline,
     "output": measure_output,
+    "many": measure_many,
+    "crowd": measure_crowd,
 }
 
 
@@ -40,15 +46,26 @@ def main() -> int:
     with lab.open_lab(quick=options.quick) as place:
         for name in options.only:
             print(f"measuring: {name} ...", flush=True)
-            sections.append(MEASUREMENTS[name].measure(place))
+            found = MEASUREMENTS[name].measure(place)
+            sections += found if isinstance(found, list) else [found]
             place.come_to_rest()
     facts.append(("duration of the run", f"{time.monotonic() - begin:.0f} s"))
     text = report.page(facts, sections)
     print(text)
-    if options.output and not options.quick and len(sections) == len(MEASUREMENTS):
+    if options.draw:
+        draw_all(sections, options.draw)
+    if options.output and not options.quick and len(options.only) == len(MEASUREMENTS):
         report.write(options.output, text)
+        draw_all(sections, options.output.parent)
         print(f"\nwritten: {options.output}")
     return 0
+
+
+def draw_all(sections: t.Iterable[report.Section], folder: pathlib.Path) -> None:
+    """Write the pictures of all sections into a folder."""
+    for section in sections:
+        for one in section.plots:
+            plot.draw(one, folder)
 
 
 def _options() -> argparse.Namespace:
@@ -62,6 +79,9 @@ def _options() -> argparse.Namespace:
         action="append",
         choices=MEASUREMENTS,
         help="take this measurement, can be given again; writes no page",
+    )
+    parser.add_argument(
+        "--draw", type=pathlib.Path, metavar="FOLDER", help="write the pictures here in any case"
     )
     options = parser.parse_args()
     options.only = options.only or list(MEASUREMENTS)

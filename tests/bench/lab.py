@@ -15,13 +15,13 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import typing as t
 
-from ansible_collections.durable.jobs.tests.bench import processes, sshd
+from ansible_collections.durable.jobs.tests.bench import mitogen_strategy, processes, sshd
+from ansible_collections.durable.jobs.tests.bench.family import Family
 
 HERE = pathlib.Path(__file__).absolute().parent
 COLLECTIONS = HERE.parents[4]  # what is imported here is what ansible must measure
@@ -53,11 +53,30 @@ class Task:
     jids: list[str]
 
 
+@dataclasses.dataclass
+class Costs:
+    """What a playbook has cost from its task ``launch`` to its end.
+
+    :param controller: processor seconds of ansible, its workers and ssh.
+    :param target: processor seconds of sshd, modules, engines and jobs.
+    :param runs: how many modules were run.
+    """
+
+    controller: float
+    target: float
+    runs: int
+
+
+class PlaybookFailed(RuntimeError):
+    """A playbook of the bench failed; the text is ansible's output."""
+
+
 class Lab:
     """Everything that a measurement needs. Made by :func:`open_lab`.
 
     :param folder: of this run; removed with all that is in it.
     :param hosts: inventory variables by host name.
+    :param targets: the roots of the families of the sshds' processes, see family.py.
     :param no_ssh: why there are no hosts that are reached over SSH.
     :param quick: few repetitions, for trying out.
     """
@@ -69,9 +88,11 @@ class Lab:
         hosts: dict[str, dict[str, t.Any]],
         no_ssh: str | None,
         quick: bool,
+        targets: t.Sequence[int] = (),
     ) -> None:
         self.target = folder / "target"
         self.async_dir = self.target / "async"
+        self.targets = list(targets)
         self.hosts = hosts
         self.no_ssh = no_ssh
         self.quick = quick
@@ -99,26 +120,42 @@ class Lab:
         """Run a playbook and return its tasks in the order in which they ended.
 
         :param settle: seconds to let the machine come to rest before each task.
-        :raises RuntimeError: a task failed; the text is ansible's.
+        :raises PlaybookFailed: a task failed; the text is ansible's.
         """
-        number = next(self._serial)
-        playbook = self._folder / f"play.{number}.json"
-        times = self._folder / f"tasks.{number}.json"
+        running = self.start(plays, settle=settle)
+        try:
+            return running.finish()
+        finally:
+            running.close()
+
+    def start(
+        self,
+        plays: t.Sequence[Play],
+        *,
+        settle: float = 0.0,
+        mitogen: bool = False,
+        forks: int = 5,
+    ) -> Running:
+        """Start a playbook, which the caller must finish and close. Parameters as of :meth:`run`.
+
+        :param mitogen: run it under mitogen's strategy.
+        """
+        stem = str(self._folder / f"play.{next(self._serial)}")
         book = [{"hosts": one.host, "gather_facts": False, "tasks": one.tasks} for one in plays]
-        playbook.write_text(json.dumps(book), encoding="utf-8")
+        pathlib.Path(f"{stem}.json").write_text(json.dumps(book), encoding="utf-8")
         program = str(pathlib.Path(sys.executable).with_name("ansible-playbook"))
-        run = subprocess.run(
-            [program, "-i", str(self._inventory), str(playbook)],
-            env=self._environment(times, settle),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if run.returncode != 0:
-            raise RuntimeError(f"a playbook of the bench failed:\n{run.stdout}\n{run.stderr}")
-        lines = times.read_text(encoding="utf-8").splitlines()
-        return [Task(**json.loads(line)) for line in lines]
+        command = [program, "-i", str(self._inventory), "-f", str(forks), f"{stem}.json"]
+        environment = {
+            **self._environment(),
+            **(mitogen_strategy.ENVIRONMENT if mitogen else {}),
+            "BENCH_TASKS": f"{stem}.tasks",
+            "BENCH_SETTLE": str(settle),
+            "BENCH_COSTS": f"{stem}.costs",
+            "BENCH_TARGETS": ",".join(str(root) for root in self.targets),
+        }
+        with open(f"{stem}.log", "wb") as log:
+            family = Family(command, env=environment, stdout=log, stderr=log)
+        return Running(family, stem, self.hosts)
 
     def record(self, jid: str) -> dict[str, t.Any]:
         """Return a job's record."""
@@ -156,7 +193,7 @@ class Lab:
             "ansible_remote_tmp": str(self.target / "tmp"),
         }
 
-    def _environment(self, times: pathlib.Path, settle: float) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if "ANSIBLE" not in name}
         return {
             **kept,
@@ -166,11 +203,49 @@ class Lab:
             "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._folder / "cp"),
             "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "callback"),
-            "ANSIBLE_CALLBACKS_ENABLED": "task_times",
+            # In this order: the look at what has been used is no part of any task.
+            "ANSIBLE_CALLBACKS_ENABLED": "task_costs,task_times",
             "ANSIBLE_NOCOLOR": "1",
-            "BENCH_TASKS": str(times),
-            "BENCH_SETTLE": str(settle),
+            # The only way in which mitogen is told; see also sshd's SetEnv.
+            "ANSIBLE_ASYNC_DIR": str(self.async_dir),
         }
+
+
+class Running:
+    """A playbook that runs, with all that it leaves behind. Made by :meth:`Lab.start`."""
+
+    def __init__(self, family: Family, stem: str, hosts: dict[str, dict[str, t.Any]]) -> None:
+        self.family = family
+        self._stem = stem
+        self._hosts = hosts
+
+    def finish(self) -> list[Task]:
+        """Wait for its end and return its tasks in the order in which they ended.
+
+        :raises PlaybookFailed: a task failed; the text is ansible's.
+        """
+        if self.family.wait() != 0:
+            raise PlaybookFailed(pathlib.Path(f"{self._stem}.log").read_text(encoding="utf-8"))
+        return self.tasks()
+
+    def tasks(self) -> list[Task]:
+        """Return the tasks that have ended well."""
+        path = pathlib.Path(f"{self._stem}.tasks")
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [Task(**json.loads(line)) for line in lines]
+
+    def costs(self, host: str) -> Costs:
+        """Return what it has cost, when it has ended. It has run on one host, or on others of its kind."""
+        used = json.loads(pathlib.Path(f"{self._stem}.costs").read_bytes())
+        if self._hosts[host]["ansible_connection"] == "local":
+            controller, target = used["forks"], used["controller"] - used["forks"]
+        else:
+            controller, target = used["controller"], used["targets"]
+        return Costs(controller, target, used["runs"])
+
+    def close(self) -> None:
+        """End it, if it is running. What it has left behind goes on."""
+        self.family.close()
 
 
 @contextlib.contextmanager
@@ -182,14 +257,17 @@ def open_lab(*, quick: bool) -> t.Iterator[Lab]:
         (folder / "sshd").mkdir()
         hosts: dict[str, dict[str, t.Any]] = {"local": {"ansible_connection": "local"}}
         no_ssh = None
+        targets = []
         try:
-            hosts["ssh"] = stack.enter_context(sshd.running(folder / "sshd"))
+            async_dir = f"ANSIBLE_ASYNC_DIR={folder / 'target' / 'async'}"
+            ours = stack.enter_context(sshd.running(folder / "sshd", environment=async_dir))
+            (hosts["ssh"],), targets = ours.hosts, [ours.root]
         except sshd.NoSshd as why:
             no_ssh = str(why)
         for name in list(hosts):
             hosts[f"{name}_pipelined"] = dict(hosts[name], ansible_pipelining=True)
             hosts[name] = dict(hosts[name], ansible_pipelining=False)
-        lab = Lab(folder, hosts=hosts, no_ssh=no_ssh, quick=quick)
+        lab = Lab(folder, hosts=hosts, no_ssh=no_ssh, quick=quick, targets=targets)
         stack.callback(lab.close)
         yield lab
 

@@ -50,6 +50,31 @@ class Aim:
     met: bool
 
 
+def share(ours: float | None, other: float | None) -> float | None:
+    """Return how ours compares, rounded as it is shown; None where one of them was not measured."""
+    return round(ours / other, 2) if ours is not None and other else None
+
+
+@dataclasses.dataclass
+class Plot:
+    """A picture: panels side by side, each with lines over the same x axis, everything logarithmic.
+
+    :param name: of the file, less what all of them have in common.
+    :param across: what the x axis counts.
+    :param panels: by what is on the y axis, with its unit: the lines by name, each y by x.
+    """
+
+    name: str
+    title: str
+    across: str
+    panels: dict[str, dict[str, dict[int, float]]]
+
+    @property
+    def file(self) -> str:
+        """The name of the file, in the folder of the page."""
+        return f"benchmarks-{self.name}.svg"
+
+
 @dataclasses.dataclass
 class Section:
     """One measurement's part of the page.
@@ -64,13 +89,15 @@ class Section:
     rows: list[t.Sequence[str]] = dataclasses.field(default_factory=list)
     aims: list[Aim] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
+    plots: list[Plot] = dataclasses.field(default_factory=list)
 
     def text(self) -> str:
         """Return the section as Markdown."""
         parts = [f"## {self.title}", self.explanation]
+        parts += [f"![{plot.title}]({plot.file})" for plot in self.plots]
         if self.rows:
             parts.append(table(self.columns, self.rows))
-        return "\n\n".join(parts + self.notes)
+        return "\n\n".join(part for part in parts + self.notes if part)
 
 
 def table(columns: t.Sequence[str], rows: t.Iterable[t.Sequence[str]]) -> str:

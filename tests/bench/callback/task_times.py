@@ -51,7 +51,8 @@ class CallbackModule(CallbackBase):
         task = getattr(result, "task", None) or result._task
         host = getattr(result, "host", None) or result._host
         values = getattr(result, "result", None) or result._result
-        jobs = [one.get("ansible_job_id") for one in values.get("results", [values])]
+        results = values.get("results") or values.get("jobs") or [values]
+        jobs = [one.get("ansible_job_id") for one in results]
         line = {
             "name": task.get_name(),
             "host": host.get_name(),
