@@ -89,21 +89,19 @@ class Server:
         ]
 
 
-class Wait:
-    """``ansible -m durable.jobs.job_wait``, and what it has printed."""
+class Task:
+    """An ``ansible`` that runs one module, and what it has printed."""
 
-    def __init__(self, server, launcher, pipelining, **asked):
+    def __init__(self, server, module, arguments, *options, pipelining):
         folder = server.folder
         (folder / "inventory.json").write_text(
             json.dumps({"all": {"hosts": {"target": server.variables}}})
         )
-        asked = {"jobs": [job.jid for job in launcher.jobs], **asked}
-        asked["async_dir"] = launcher.store.path
         self.text = ""
         self._process = subprocess.Popen(
             [
                 *(Path(sys.executable).with_name("ansible"), "-i", folder / "inventory.json"),
-                *("target", "-m", "durable.jobs.job_wait", "-a", json.dumps(asked)),
+                *("target", "-m", module, "-a", arguments, *options),
             ],
             env={
                 **os.environ,
@@ -145,6 +143,15 @@ class Wait:
             self._process.kill()
         self._process.wait()
         self._process.stdout.close()
+
+
+class Wait(Task):
+    """``ansible -m durable.jobs.job_wait``."""
+
+    def __init__(self, server, launcher, pipelining, **asked):
+        jobs = [job.jid for job in launcher.jobs]
+        asked = {"jobs": jobs, "async_dir": launcher.store.path, **asked}
+        super().__init__(server, "durable.jobs.job_wait", json.dumps(asked), pipelining=pipelining)
 
 
 @pytest.fixture
@@ -203,7 +210,7 @@ def test_the_sessions_process_is_killed(server, launcher, waits, pipelining):
 
 
 @pipelined
-def test_sshd_is_down_for_a_while(server, launcher, waits, pipelining):
+def test_sshd_is_down_for_a_while(server, launcher, waits, pipelining, record_property):
     """
     sshd is stopped with all connections while `job_wait` waits, and started again after several attempts to reach it
     | a line for each attempt, the wait goes on, and the result is right
@@ -213,6 +220,14 @@ def test_sshd_is_down_for_a_while(server, launcher, waits, pipelining):
     wait.says(LOST, times=3)
     server.start()
     _finish(launcher, wait)
+
+    theirs = Task(server, "command", "sleep 2", "-B", "60", "-P", "0", pipelining=pipelining)
+    waits.append(theirs)
+    jid = theirs.result()[2]["ansible_job_id"]
+    server.stop()
+    poll = Task(server, "async_status", f"jid={jid}", pipelining=pipelining)
+    waits.append(poll)
+    record_property("builtin", f"async_status is {poll.result()[1]} at once, without a retry")
 
 
 @pipelined
