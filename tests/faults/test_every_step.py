@@ -23,8 +23,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, tree
-from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 from ansible_collections.durable.jobs.tests.faults import truth
+from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
 PAUSED = Path(truth.__file__).with_name("paused.py")
 MARK = "DURABLE_JOBS_STEP"
