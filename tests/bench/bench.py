@@ -16,6 +16,7 @@ from ansible_collections.durable.jobs.tests.bench import (
     machine,
     measure_crowd,
     measure_deadline,
+    measure_fleet,
     measure_launch,
     measure_many,
     measure_memory,
@@ -34,6 +35,7 @@ MEASUREMENTS = {
     "output": measure_output,
     "many": measure_many,
     "crowd": measure_crowd,
+    "fleet": measure_fleet,
 }
 
 

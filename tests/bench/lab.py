@@ -105,8 +105,6 @@ class Lab:
         self._config = folder / "ansible.cfg"
         self._config.touch()
         self._inventory = folder / "inventory.json"
-        everything = {"all": {"hosts": hosts, "vars": self._host_vars()}}
-        self._inventory.write_text(json.dumps(everything), encoding="utf-8")
 
     def repetitions(self, full: int, quick: int = 2) -> int:
         """Return how often to measure."""
@@ -115,6 +113,32 @@ class Lab:
     def path(self, stem: str) -> pathlib.Path:
         """Return a path that nobody has used, for a file of a job."""
         return self.target / f"{stem}.{next(self._serial)}"
+
+    @contextlib.contextmanager
+    def other_hosts(self, count: int) -> t.Iterator[list[str]]:
+        """Have so many other hosts for a while, each at an address and with an async dir of its own; yield their names.
+
+        :raises NoSshd: they cannot be had.
+        """
+        kept = self.hosts, self.targets
+        addresses = [f"127.0.0.{number}" for number in range(2, 2 + count)]
+        self.hosts, self.targets = {}, []
+        with contextlib.ExitStack() as stack:
+            for start in range(0, count, sshd.ADDRESSES):
+                folder = self._folder / f"sshd.{start}"
+                folder.mkdir()
+                some = addresses[start : start + sshd.ADDRESSES]
+                one = stack.enter_context(sshd.running(folder, addresses=some))
+                self.targets.append(one.root)
+                for host in one.hosts:
+                    name = str(host["ansible_host"])
+                    own = {"ansible_pipelining": True, "ansible_async_dir": str(self.path(name))}
+                    self.hosts[name] = {**host, **own}
+            try:
+                yield list(self.hosts)
+            finally:
+                sshd.hang_up(self._folder / "cp")
+                self.hosts, self.targets = kept
 
     def run(self, plays: t.Sequence[Play], *, settle: float = 0.0) -> list[Task]:
         """Run a playbook and return its tasks in the order in which they ended.
@@ -143,6 +167,8 @@ class Lab:
         stem = str(self._folder / f"play.{next(self._serial)}")
         book = [{"hosts": one.host, "gather_facts": False, "tasks": one.tasks} for one in plays]
         pathlib.Path(f"{stem}.json").write_text(json.dumps(book), encoding="utf-8")
+        everything = {"all": {"hosts": self.hosts, "vars": self._host_vars()}}
+        self._inventory.write_text(json.dumps(everything), encoding="utf-8")
         program = str(pathlib.Path(sys.executable).with_name("ansible-playbook"))
         command = [program, "-i", str(self._inventory), "-f", str(forks), f"{stem}.json"]
         environment = {
