@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select
@@ -14,19 +13,17 @@ import time
 
 from . import kernel, output, runner, schema, stopping, store, tree
 from .errors import JobError
+from .starter import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
-
     from .runner import Inheritance
     from .schema import Record
     from .turn import Turn
 
 MAX_SURVIVORS = 20  # are named in a record
-ORPHAN_INTERVAL = (
-    0.5  # seconds between two looks at a command that is nobody's child of ours any more
-)
+# Seconds between two looks at a command that is nobody's child of ours any more.
+ORPHAN_INTERVAL = 0.5
 
 
 class Keeper:
@@ -41,7 +38,6 @@ class Keeper:
         self.job = job
         self.request = request
         self.command = 0
-        self._has_session = True  # whether the command's session is sure to be still its own
         self.runner = 0
         self.exited: Record | None = None
         self.ending: Record | None = None
@@ -50,38 +46,35 @@ class Keeper:
         self._written = b""  # the record as we have written it, JSON
         self._began = 0.0  # the monotonic clock when the command was started
         self._lock = lock
-        self._wakeup = self._wakeup_in = -1
-        self._gate = -1
+        self._wakeup = (-1, -1)
         self._report = -1
         self._report_rest = b""
         self._poll = select.poll()
         self._limiters: list[output.Limiter] = []
-        self._outfit: runner.Outfit | None = None
+        self._starter = Starter(job, request, lock)
         self._stop: Record | None = None
+        self._session: tuple[int, int] | None = None  # of the command of an adopted job, if sure
         self._watch = -1  # of the runner of an adopted job
         self._output_error: str | None = None  # what the disk told, or would have told, the command
-        self._unstarted = ""  # why the command of a queued job could not be started
 
     def open(self, *, to_start: bool) -> None:
         """Open what is needed until the end. Who forks the keeper does it, see ``launcher.SIDE_BY_SIDE``.
 
         :param to_start: open also what the runner needs, as the command starts at once.
         """
-        self._wakeup, self._wakeup_in = runner.wakeup_pipe()
+        self._wakeup = runner.wakeup_pipe()
         limit = self.request["output_limit"]
         for name in schema.STREAMS:
             self._limiters.append(output.Limiter(self.job.open_stream(name, os.O_RDWR), limit))
-        self._poll.register(self._wakeup, select.POLLIN)
+        self._poll.register(self._wakeup[0], select.POLLIN)
         self._poll.register(self._lock, select.POLLIN)
         if to_start:
-            self._outfit = runner.Outfit()
-            self._outfit.open(self.job)
+            self._starter.open()
 
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
         fds = [limiter.fd for limiter in self._limiters]
-        fds += [fd for fd in (self._wakeup, self._wakeup_in) if fd >= 0]
-        return fds + (self._outfit.opened if self._outfit is not None else [])
+        return fds + [fd for fd in self._wakeup if fd >= 0] + self._starter.opened()
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
@@ -96,9 +89,9 @@ class Keeper:
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
         try:
-            self._start(inheritance, ahead, borrowed, self._new_record, self._publish)
+            self._start(inheritance, ahead, borrowed)
         except JobError:
-            self._abandon()
+            self._starter.abandon()
             raise
         return self._written
 
@@ -106,16 +99,10 @@ class Keeper:
         """Let the job exist as a queued one and return its record, JSON. Errors are those of :meth:`launch`."""
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
-
-        def accept() -> bytes:
-            record = self._new_record()
-            self._publish(record)
-            return json.dumps(record).encode()
-
         try:
-            self._written = self._by_hand(accept)
+            self._written = self._starter.accept()
         except JobError:
-            self._abandon()
+            self._starter.abandon()
             raise
         return self._written
 
@@ -132,173 +119,26 @@ class Keeper:
                 self._poll.unregister(bell)
             turn.rest()
         if self._stop is not None:
-            self.ending = dict(self._stop, state=schema.STOPPED)
-            self.gone = True
-            return
-        try:
-            queued = self._written
-            self._start(
-                inheritance, turn.ahead, [lock], lambda: json.loads(queued), self.job.replace
-            )
-        except JobError as error:
-            self._recall()
-            self.gone, self._unstarted = True, error.msg
+            self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
+        else:
+            try:
+                self._start(inheritance, turn.ahead, [lock])
+            except JobError as error:
+                self._starter.recall()
+                self.gone, self.ending = True, schema.not_started(error.msg)
         self.job.leave_queue(lock)
 
-    def _new_record(self) -> Record:
-        place = {
-            "epoch": time.time(),
-            "monotonic": time.monotonic(),
-            "boot_id": store.boot_id(),
-            "machine": store.machine(),
-            "user": store.user_name(os.geteuid()),
-            "containment": "process",
-            "keeper": os.getsid(0),
-            "results_file": self.job.results_file,
-            "stdout_file": self.job.path("stdout"),
-            "stderr_file": self.job.path("stderr"),
-        }
-        return schema.new_record(self.job.jid, self.request, place)
-
-    def _publish(self, record: Record) -> None:
-        self.job.publish(record)
-        if self.request["name"] is not None:
-            self.job.store.set_latest(self.request["name"], self.job.jid)
-
-    def _start(
-        self,
-        inheritance: Inheritance,
-        ahead: list[str],
-        borrowed: list[int],
-        read: Callable[[], Record],
-        write: Callable[[Record], None],
-    ) -> None:
-        """Start the command: fork it, write down who it is, and only then let it exec.
-
-        :param read: returns the record of the job as it was before.
-        :param write: writes its new one durably.
-        """
-        outfit = self._outfit
-        if outfit is None:
-            outfit = runner.Outfit()
-            outfit.open(self.job)
-        self._fork_runner(outfit, inheritance, borrowed)
-        os.chdir("/")
-
-        def write_down() -> bytes:
-            start = {"epoch": time.time(), "monotonic": time.monotonic()}
-            processes = {"runner": self.runner, "command": json.loads(self._line()), "ahead": ahead}
-            record = schema.begin(read(), dict(start, **processes))
-            write(record)
-            summary = "%d %r\n" % (processes["command"]["pid"], start["monotonic"])
-            return summary.encode() + json.dumps(record).encode()
-
-        summary, _newline, self._written = self._by_hand(write_down).partition(b"\n")
-        command, began = summary.split()
-        self.command, self._began = int(command), float(began)
-        try:
-            os.write(self._gate, b"g")
-        except (
-            BrokenPipeError
-        ):  # the command has given up before, and says why: no room for its stdin, for example
-            pass
-        try:
-            refusal = self._line()
-        except JobError:  # the runner was killed: the gate is open, and the command our child now
-            refusal = b""
-        if refusal:
-            raise _refusal(json.loads(refusal))
+    def _start(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> None:
+        begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
+        self._written, self.command, self._began = begun.record, begun.command, begun.monotonic
+        self.runner, self._report = begun.runner, begun.report
         os.set_blocking(self._report, False)
         self._poll.register(self._report, select.POLLIN)
-
-    def _by_hand(self, work: Callable[[], bytes]) -> bytes:
-        """Let a short-lived child do some work, and return what that returned.
-
-        What work touches in memory is copied (fork(2)), and a keeper lives long: so it goes with the child.
-
-        :raises JobError: it could not be done.
-        """
-        answer_out, answer_in = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                for fd in (self._lock, self._gate):
-                    if fd >= 0:
-                        os.close(fd)
-                answer = b"+" + work()
-            except JobError as error:
-                answer = b"-" + json.dumps(dict(error.details, msg=error.msg)).encode()
-            except OSError as error:
-                failure = self.job.store.failure(error)
-                answer = b"-" + json.dumps(dict(failure.details, msg=failure.msg)).encode()
-            finally:
-                with open(answer_in, "wb") as sink:
-                    sink.write(answer)
-                os._exit(0)
-        os.close(answer_in)
-        answer = runner.read_all(answer_out)
-        os.waitpid(pid, 0)
-        if answer[:1] == b"+":
-            return answer[1:]
-        if answer:
-            raise JobError(**json.loads(answer[1:]))
-        raise JobError(
-            "cannot launch the job: the process that wrote its record was killed; is the machine out of memory?"
-        )
-
-    def _abandon(self) -> None:
-        """Leave nothing of a launch that failed: no process, no file."""
-        self._recall()
-        if self.request["name"] is not None:
-            try:
-                self.job.store.forget_latest(self.request["name"], self.job.jid)
-            except (
-                OSError
-            ):  # a full disk: a name that means a job which is not there means the one before it
-                pass
-        self.job.remove()
-
-    def _recall(self) -> None:
-        """End a runner whose command has not been exec'ed. One that still waits at the gate ends, and its runner with it."""
-        if self._gate >= 0:
-            os.close(self._gate)
-            self._gate = -1
-        if self.runner:
-            os.waitpid(self.runner, 0)
-            self.runner = 0
 
     def _become_keeper(self) -> None:
         """Leave the launcher's session, and hear of our own children."""
         os.setsid()
-        signal.set_wakeup_fd(self._wakeup_in)
-
-    def _fork_runner(
-        self, outfit: runner.Outfit, inheritance: Inheritance, borrowed: list[int]
-    ) -> None:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                for fd in (self._lock, *borrowed):
-                    os.close(fd)
-                runner.run(self.job, self.request, inheritance, outfit, adopt)
-            finally:
-                os._exit(0)
-        for fd in outfit.only_runners:
-            os.close(fd)
-        self.runner, self._gate, self._report = pid, outfit.gate_in, outfit.report_out
-
-    def _line(self) -> bytes:
-        """Read one line of the runner's report, to the byte: the next line may be another process's to read."""
-        line = b""
-        while True:
-            byte = os.read(self._report, 1)
-            if byte == b"\n":
-                return line
-            if not byte:
-                raise JobError(
-                    "cannot start the command: its runner died; is the machine out of memory or processes?"
-                )
-            line += byte
+        signal.set_wakeup_fd(self._wakeup[1])
 
     # -- adoption ---------------------------------------------------------------------------------------------------
 
@@ -309,8 +149,10 @@ class Keeper:
         self._written = json.dumps(record).encode()
         private = record[schema.PRIVATE]
         self.command, self._began = private["command"]["pid"], private["monotonic"]
+        started = private["command"]["started"]
         # The session of a command that was gone before we came may be a stranger's.
-        self._has_session = tree.is_command(self.command, private["command"]["started"])
+        if tree.is_command(self.command, started):
+            self._session = (self.command, started)
         self.ending = self.job.slot("ending")
         self._watch = self.job.watch("runner") or -1
         if self._watch >= 0:
@@ -367,10 +209,10 @@ class Keeper:
 
     def _wait(self, seconds: float | None) -> None:
         """Sleep until something happens to a child or the time is over, and take note of it."""
-        # Only what poll found is read: exceptions of those that are empty would cost memory, see _by_hand.
+        # Only what poll found is read: exceptions of those that are empty would cost memory, see starter.
         child_changed = False
         for fd, _events in self._poll.poll(None if seconds is None else int(seconds * 1000) + 1):
-            if fd == self._wakeup:
+            if fd == self._wakeup[0]:
                 os.read(fd, 4096)
                 child_changed = True
             elif fd == self._report:
@@ -436,20 +278,12 @@ class Keeper:
     # -- end --------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[tree.Process]:
-        # Orphans of the tree become the runner's children, or ours when it is dead. A keeper that took over is its child.
-        roots = (
-            [os.getpid()]
-            if self.subreaper
-            else [pid for pid in (self.runner,) if pid == os.getppid()]
-        )
-        session = None
-        if not self.subreaper and self._has_session:
-            command = json.loads(self._written)[schema.PRIVATE]["command"]
-            session = (command["pid"], command["started"])
+        # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is the runner's child.
+        parent = [self.runner] if self.runner and self.runner == os.getppid() else []
         return tree.members(
             self.job.jid,
-            roots=roots,
-            session=session,
+            roots=[os.getpid()] if self.subreaper else parent,
+            session=self._session,
             spared={os.getpid(), self.runner},
             marked=not self.subreaper,
         )
@@ -476,8 +310,6 @@ class Keeper:
         state, reason = schema.LOST, "killed"
         if self.exited is not None:
             state, reason = "exited", None
-        elif self._unstarted:
-            state, reason = schema.FAILED, schema.NOT_STARTED
         final = schema.finish(
             dict(record, **streams),
             state=state,
@@ -485,10 +317,8 @@ class Keeper:
             exited=self.exited,
             ending=self.ending,
         )
-        if self._unstarted:
-            final["msg"] += ": " + self._unstarted
         error = self._output_error or self.job.output_error(probe=True)
-        if error and not self._unstarted:
+        if error and final["reason"] != schema.NOT_STARTED:
             final.update(truncated=True, output_error=error)
             final["msg"] += "; output may be missing, for the disk of %s said: %s" % (
                 self.job.store.path,
@@ -539,16 +369,3 @@ def adopt(job: store.Job, borrowed: list[int]) -> None:
     keeper = Keeper(job, dict(record[schema.PRIVATE], timeout=record["timeout"]), lock)
     keeper.take_over(record)
     keeper.supervise()
-
-
-def _refusal(error: Record) -> JobError:
-    user = store.user_name(os.geteuid())
-    text = "cannot launch the job as user %s: %s %s: %s" % (
-        user,
-        error["parameter"],
-        error["subject"],
-        error["strerror"],
-    )
-    if error["errno"] == errno.ENOENT and os.path.exists(error["subject"]):
-        text += " (it exists; the interpreter that its first line names does not)"
-    return JobError(text, errno=error["errno"])

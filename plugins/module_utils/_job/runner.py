@@ -51,37 +51,35 @@ class Inheritance:
 
 
 class Outfit:
-    """The descriptors of a runner. They are opened by who will fork its keeper, see ``launcher.SIDE_BY_SIDE``.
+    """The descriptors of a runner. Who will fork its keeper opens them, see ``launcher.SIDE_BY_SIDE``.
 
     ``gate``: the command is exec'ed when a byte comes through, never if it is closed before.
-    ``report``: lines to the keeper: who the command is, why it could not be exec'ed (empty if it has been), how it ended.
+    ``report``: lines to the keeper: who the command is, why it could not be exec'ed (or nothing), how it ended.
     ``refusal``: closed by a successful exec; else says why there was none.
     ``lock``: the runner's, ``bell``: hangs up when the keeper ends, ``wakeup``: see wakeup_pipe.
 
+    :raises OSError: there are too many open files; none of ours is left open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job) -> None:
         self.opened: list[int] = []
         self.poll = select.poll()
-
-    def open(self, job: Job) -> None:
-        """Open all. :raises OSError: there are too many; close what is in ``opened``."""
-        self.gate_out, self.gate_in = self._pipe()
-        self.report_out, self.report_in = self._pipe()
-        self.refusal_out, self.refusal_in = self._pipe()
-        self.wakeup_out, self.wakeup_in = wakeup_pipe()
-        self.opened += (self.wakeup_out, self.wakeup_in)
-        self.lock = job.lock("runner")
-        if self.lock is not None:
-            self.opened.append(self.lock)
+        try:
+            self.gate_out, self.gate_in = self._keep(os.pipe())
+            self.report_out, self.report_in = self._keep(os.pipe())
+            self.refusal_out, self.refusal_in = self._keep(os.pipe())
+            self.wakeup_out, self.wakeup_in = self._keep(wakeup_pipe())
+            self.lock = job.lock("runner")
+            self.bell = _watch_keeper(job, self.poll)
+            self.opened += [fd for fd in (self.lock, self.bell) if fd is not None]
+        except BaseException:
+            for fd in self.opened:
+                os.close(fd)
+            raise
         self.poll.register(self.wakeup_out, select.POLLIN)
-        self.bell = _watch_keeper(job, self.poll)
-        if self.bell is not None:
-            self.opened.append(self.bell)
         self.only_runners = [fd for fd in self.opened if fd not in (self.gate_in, self.report_out)]
 
-    def _pipe(self) -> tuple[int, int]:
-        both = os.pipe()
+    def _keep(self, both: tuple[int, int]) -> tuple[int, int]:
         self.opened += both
         return both
 

@@ -526,6 +526,11 @@ def begin(record: Record, start: Record) -> Record:
     )
 
 
+def not_started(why: str) -> Record:
+    """Return the ending of a queued job whose command could not be started."""
+    return {"state": FAILED, "reason": NOT_STARTED, "survivors": [], "why": why}
+
+
 def finish(
     record: Record,
     *,
@@ -539,7 +544,7 @@ def finish(
     :param state: a finished state, or ``exited`` for "as the exit record says".
     :param exited: the exit record (``status``, ``epoch``, ``monotonic``), if there is one.
     :param ending: why and how somebody of ours ended the job, if somebody did (``state``,
-        ``reason``, ``signal``, ``survivors``).
+        ``reason``, ``signal``, ``survivors``), or why it never began, see :func:`not_started`.
     """
     private = record[PRIVATE]
     final = dict(record, finished=True, changed=True, elapsed=None)
@@ -560,6 +565,8 @@ def finish(
             final.update(rc=-ending["signal"], signal=signal_name(ending["signal"]))
     final.update(state=state, reason=reason, failed=state != SUCCEEDED)
     final["msg"] = message(final)
+    if ending is not None and "why" in ending:
+        final["msg"] += ": " + ending["why"]
     return final
 
 

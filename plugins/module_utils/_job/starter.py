@@ -1,0 +1,264 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a keeper starts its command: forks it through a runner, writes down who it is, and only then lets it exec."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+
+from . import runner, schema, store
+from .errors import JobError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+    from .runner import Inheritance
+    from .schema import Record
+
+
+class Begun:
+    """A command that has been exec'ed.
+
+    :param record: the job's, JSON.
+    :param command: its pid; ``runner`` is its parent's.
+    :param monotonic: when it was started.
+    :param report: where the runner tells how it ended.
+    """
+
+    __slots__ = ("command", "monotonic", "record", "report", "runner")
+
+    def __init__(
+        self, record: bytes, *, command: int, runner: int, monotonic: float, report: int
+    ) -> None:
+        self.record = record
+        self.command = command
+        self.runner = runner
+        self.monotonic = monotonic
+        self.report = report
+
+
+class Starter:
+    """Starts the command of one job.
+
+    :param job: the job; its folder has been furnished.
+    :param request: what the user asked for, see launcher.
+    :param lock: the keeper's lock, which neither the runner nor the command may hold.
+    """
+
+    def __init__(self, job: store.Job, request: Record, lock: int) -> None:
+        self._outfit: runner.Outfit | None = None
+        self._job = job
+        self._request = request
+        self._lock = lock
+        self._gate = -1
+        self._runner = 0
+
+    def open(self) -> runner.Outfit:
+        """Open what the runner needs, unless that has been done. :raises OSError: it cannot be."""
+        if self._outfit is None:
+            self._outfit = runner.Outfit(self._job)
+        return self._outfit
+
+    def opened(self) -> list[int]:
+        """Return the descriptors that :meth:`open` opened."""
+        return [] if self._outfit is None else self._outfit.opened
+
+    def accept(self) -> bytes:
+        """Write the first record, durably, and return it, JSON: the job exists, and is queued.
+
+        :raises JobError: it could not be written.
+        """
+
+        def write_down() -> bytes:
+            record = self._new_record()
+            self._publish(record)
+            return json.dumps(record).encode()
+
+        return self._by_hand(write_down)
+
+    def start(
+        self,
+        accepted: bytes,
+        inheritance: Inheritance,
+        ahead: list[str],
+        borrowed: list[int],
+        adopt: Callable[[store.Job, list[int]], None],
+    ) -> Begun:
+        """Start the command.
+
+        :param accepted: what :meth:`accept` returned; empty for a job that has not been queued.
+        :param inheritance: what the command must find unchanged.
+        :param ahead: the jobs of the batch that may be live.
+        :param borrowed: descriptors which the runner must not hold open.
+        :param adopt: see ``runner.run``.
+        :raises JobError: it has not been exec'ed. What there is of it must be recalled.
+        """
+        try:
+            outfit = self.open()
+            self._fork_runner(outfit, inheritance, borrowed, adopt)
+            os.chdir("/")
+        except OSError as error:
+            raise self._job.store.failure(error) from None
+        report = outfit.report_out
+
+        def write_down() -> bytes:
+            start = {"epoch": time.time(), "monotonic": time.monotonic()}
+            command = json.loads(_line(report))
+            start.update(runner=self._runner, command=command, ahead=ahead)
+            record = schema.begin(json.loads(accepted) if accepted else self._new_record(), start)
+            if accepted:
+                self._job.replace(record)
+            else:
+                self._publish(record)
+            summary = "%d %r\n" % (command["pid"], start["monotonic"])
+            return summary.encode() + json.dumps(record).encode()
+
+        summary, _newline, record = self._by_hand(write_down).partition(b"\n")
+        self._open_gate(report)
+        pid, monotonic = summary.split()
+        return Begun(
+            record, command=int(pid), runner=self._runner, monotonic=float(monotonic), report=report
+        )
+
+    def _open_gate(self, report: int) -> None:
+        """Let the command exec. :raises JobError: it could not."""
+        try:
+            os.write(self._gate, b"g")
+        except BrokenPipeError:
+            pass  # the command has given up before, and says why: no room for its stdin, for example
+        try:
+            refusal = _line(report)
+        except JobError:  # the runner was killed: the gate is open, and the command our child now
+            return
+        if refusal:
+            raise _refused(json.loads(refusal))
+
+    def recall(self) -> None:
+        """End a runner whose command has not been exec'ed. One that waits at the gate ends, and its runner with it."""
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+        if self._runner:
+            os.waitpid(self._runner, 0)
+            self._runner = 0
+
+    def abandon(self) -> None:
+        """Leave nothing of a launch that failed: no process, no file."""
+        self.recall()
+        if self._request["name"] is not None:
+            try:
+                self._job.store.forget_latest(self._request["name"], self._job.jid)
+            except OSError:
+                pass  # a full disk: a name that means a job which is not there means the one before it
+        self._job.remove()
+
+    def _new_record(self) -> Record:
+        place = {
+            "epoch": time.time(),
+            "monotonic": time.monotonic(),
+            "boot_id": store.boot_id(),
+            "machine": store.machine(),
+            "user": store.user_name(os.geteuid()),
+            "containment": "process",
+            "keeper": os.getsid(0),  # it leads our session
+            "results_file": self._job.results_file,
+            "stdout_file": self._job.path("stdout"),
+            "stderr_file": self._job.path("stderr"),
+        }
+        return schema.new_record(self._job.jid, self._request, place)
+
+    def _publish(self, record: Record) -> None:
+        self._job.publish(record)
+        if self._request["name"] is not None:
+            self._job.store.set_latest(self._request["name"], self._job.jid)
+
+    def _fork_runner(
+        self,
+        outfit: runner.Outfit,
+        inheritance: Inheritance,
+        borrowed: list[int],
+        adopt: Callable[[store.Job, list[int]], None],
+    ) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for fd in (self._lock, *borrowed):
+                    os.close(fd)
+                runner.run(self._job, self._request, inheritance, outfit, adopt)
+            finally:
+                os._exit(0)
+        for fd in outfit.only_runners:
+            os.close(fd)
+        self._runner, self._gate = pid, outfit.gate_in
+
+    def _by_hand(self, work: Callable[[], bytes]) -> bytes:
+        """Let a short-lived child do some work, and return what that returned.
+
+        What work touches in memory is copied (fork(2)), and a keeper lives long: so it goes with the child.
+
+        :raises JobError: it could not be done.
+        """
+        try:
+            answer_out, answer_in = os.pipe()
+            pid = os.fork()
+        except OSError as error:
+            raise self._job.store.failure(error) from None
+        if pid == 0:
+            answer = b""
+            try:
+                for fd in (self._lock, self._gate):
+                    if fd >= 0:
+                        os.close(fd)
+                answer = b"+" + work()
+            except JobError as error:
+                answer = b"-" + _plain(error)
+            except OSError as error:
+                answer = b"-" + _plain(self._job.store.failure(error))
+            finally:
+                try:
+                    with open(answer_in, "wb") as sink:
+                        sink.write(answer)
+                finally:
+                    os._exit(0)
+        os.close(answer_in)
+        answer = runner.read_all(answer_out)
+        os.waitpid(pid, 0)
+        if answer[:1] == b"+":
+            return answer[1:]
+        if answer:
+            raise JobError(**json.loads(answer[1:]))
+        raise JobError(
+            "cannot launch the job: the process that wrote its record died; is the machine out of memory?"
+        )
+
+
+def _plain(error: JobError) -> bytes:
+    return json.dumps(dict(error.details, msg=error.msg)).encode()
+
+
+def _line(report: int) -> bytes:
+    """Read one line of the runner's report, to the byte: the next line may be another process's to read."""
+    line = b""
+    while True:
+        byte = os.read(report, 1)
+        if byte == b"\n":
+            return line
+        if not byte:
+            raise JobError(
+                "cannot start the command: its runner died; is the machine out of memory or processes?"
+            )
+        line += byte
+
+
+def _refused(error: Record) -> JobError:
+    user = store.user_name(os.geteuid())
+    told = (user, error["parameter"], error["subject"], error["strerror"])
+    text = "cannot launch the job as user %s: %s %s: %s" % told
+    if error["errno"] == errno.ENOENT and os.path.exists(error["subject"]):
+        text += " (it exists; the interpreter that its first line names does not)"
+    return JobError(text, errno=error["errno"])
