@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     # and a launch does not pay for compiling what only the engine, compiled once, will use.
     from ._job import (
         errors,
+        files,
+        flaws,
+        folder,
         keeper,
         kernel,
         launcher,
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
 
     SHIPPED = (
         errors,
+        files,
+        flaws,
+        folder,
         keeper,
         kernel,
         launcher,
@@ -68,6 +74,9 @@ if TYPE_CHECKING:
 ENGINE = (
     "__init__",
     "errors",
+    "files",
+    "flaws",
+    "folder",
     "keeper",
     "kernel",
     "launcher",

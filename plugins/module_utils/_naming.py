@@ -10,7 +10,7 @@ import json
 
 from ._job import looking, schema
 from ._job.errors import JobError
-from ._job.store import MissingRecord
+from ._job.folder import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import time
 
 from ._job import looking, schema
 from ._job.errors import JobError
-from ._job.store import MissingRecord
+from ._job.folder import MissingRecord
 from ._references import Reference
 
 TYPE_CHECKING = False

@@ -283,6 +283,7 @@ from ..module_utils._argspec import (
 )
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
+from ..module_utils._job.folder import MissingRecord
 from ..module_utils._job.looking import look, wait
 
 TYPE_CHECKING = False
@@ -342,7 +343,7 @@ def run(module: AnsibleModule) -> Record:
             shown = {"show": params["output"], "reveal": params["reveal"]}
             return wait(job, params["wait"], settle=settle, **shown)
         found = look(job, settle=settle)
-    except (FileNotFoundError, store.MissingRecord):
+    except (FileNotFoundError, MissingRecord):
         nothing = schema.present(schema.unknown(params["jid"]))
         if cleanup:
             return nothing
@@ -381,7 +382,7 @@ def _job(module: AnsibleModule) -> Job:
     name = schema.check_name(module.params["name"])
     job = open_store(module, create=False).latest(name)
     if job is None:
-        raise store.MissingRecord(name)
+        raise MissingRecord(name)
     return job
 
 

@@ -43,10 +43,11 @@ LOOK = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from _job import looking, store
+from _job.folder import MissingRecord
 where = store.Store.open(sys.argv[2], create=False)
 try:
     found = looking.wait(where.job(sys.argv[3]), float(sys.argv[4]))
-except store.MissingRecord:
+except MissingRecord:
     found = None
 print(json.dumps(found))
 """

@@ -21,6 +21,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     store,
     tree,
 )
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import SLOT_BYTES
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -61,7 +62,7 @@ def check(launcher, damage, why, record_property):
     assert job.results_file in found["msg"]
     assert stopping.stop(job, number=15, grace=1, reason="test")["state"] == "failed"
 
-    put(job.path("exit"), bytes(store.SLOT_BYTES))
+    put(job.path("exit"), bytes(SLOT_BYTES))
     found = modules.job_status(job, wait=30)
     assert (found["state"], found["rc"], found["reason"]) == ("lost", None, "record damaged")
     assert found["finished"] and found["failed"] and why in found["msg"]

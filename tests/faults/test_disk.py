@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.durable.jobs.plugins.module_utils import _launch
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
 from ansible_collections.durable.jobs.tests.faults import disk as disks
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
 
@@ -362,7 +363,7 @@ def look(where, jid):
     """Take one look as a user does: nothing is open from before."""
     try:
         found = looking.look(store.Store.open(where, create=False).job(jid))
-    except (FileNotFoundError, store.MissingRecord):
+    except (FileNotFoundError, MissingRecord):
         return "not found"
     if not found["finished"]:
         return found["state"]

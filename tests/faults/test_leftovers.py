@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, store
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import SLOT_BYTES
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
     TREE,
@@ -94,7 +95,7 @@ def test_the_files_of_a_finished_job_are_bounded(launcher):
         assert sorted(os.listdir(folder)) == [
             *("ending", "exit", "keeper", "runner", "stderr", "stdout")
         ]
-        assert disk_use(folder) <= output + 2 * store.SLOT_BYTES
+        assert disk_use(folder) <= output + 2 * SLOT_BYTES
         job.remove()
     assert os.listdir(launcher.store.path) == [".durable"]
     assert os.listdir(launcher.store.private_path("jobs")) == []

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _launch
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking
 from ansible_collections.durable.jobs.tests.faults import disk as disks
 from ansible_collections.durable.jobs.tests.faults import machine as machines
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
@@ -173,7 +173,7 @@ class Life:
 
 
 def _look(job):
-    fresh = store.Job(job.store, job.jid)
+    fresh = job.store.job(job.jid)
     try:
         return looking.look(fresh)
     finally:

@@ -17,7 +17,11 @@ import threading
 import time
 from pathlib import Path
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+    DamagedRecord,
+    MissingRecord,
+)
 from ansible_collections.durable.jobs.tests.faults import truth
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
 from ansible_collections.durable.jobs.tests.unit.support import request, until
@@ -109,7 +113,7 @@ class Soak:
         found = []
         for jid in self.jids():
             job = self.launcher.store.job(jid)
-            with contextlib.suppress(store.MissingRecord, store.DamagedRecord):
+            with contextlib.suppress(MissingRecord, DamagedRecord):
                 record = job.read_record()
                 if not record["finished"]:
                     found.append((job, record))

@@ -9,7 +9,8 @@ import shlex
 from pathlib import Path
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import Job, MissingRecord
 
 ROOT = Path(_job.__file__).parents[3]
 
@@ -70,11 +71,11 @@ def lies(found: schema.Record, marks: Marks, *, may_be_lost: bool) -> list[str]:
     return wrong
 
 
-def final(job: store.Job, seconds: float) -> schema.Record | None:
+def final(job: Job, seconds: float) -> schema.Record | None:
     """Wait for a job's end and return its dictionary; None if there is no such job."""
     try:
         return looking.wait(job, seconds)
-    except store.MissingRecord:
+    except MissingRecord:
         return None
 
 

@@ -13,6 +13,7 @@ import time
 
 from . import kernel, output, runner, schema, stopping, store, tree
 from .errors import JobError
+from .folder import DamagedRecord, Job, MissingRecord, output_error
 from .starter import Starter
 
 TYPE_CHECKING = False
@@ -34,7 +35,7 @@ class Keeper:
     :param lock: the keeper's lock, which we hold.
     """
 
-    def __init__(self, job: store.Job, request: Record, lock: int) -> None:
+    def __init__(self, job: Job, request: Record, lock: int) -> None:
         self.job = job
         self.request = request
         self.command = 0
@@ -273,7 +274,7 @@ class Keeper:
     def _limit_output(self) -> None:
         for limiter in self._limiters:
             limiter.check()
-        self._output_error = self._output_error or self.job.output_error(probe=False)
+        self._output_error = self._output_error or output_error(self.job, probe=False)
 
     # -- end --------------------------------------------------------------------------------------------------------
 
@@ -317,7 +318,7 @@ class Keeper:
             exited=self.exited,
             ending=self.ending,
         )
-        error = self._output_error or self.job.output_error(probe=True)
+        error = self._output_error or output_error(self.job, probe=True)
         if error and final["reason"] != schema.NOT_STARTED:
             final.update(truncated=True, output_error=error)
             final["msg"] += "; output may be missing, for the disk of %s said: %s" % (
@@ -345,7 +346,7 @@ class Keeper:
             pass  # the disk is broken: the final record is the next chance to say it
 
 
-def adopt(job: store.Job, borrowed: list[int]) -> None:
+def adopt(job: Job, borrowed: list[int]) -> None:
     """Become the keeper of a job that has lost its own, and stay until it is finished.
 
     Returns at once if there is a keeper, or nothing left to keep.
@@ -354,7 +355,7 @@ def adopt(job: store.Job, borrowed: list[int]) -> None:
     """
     try:
         boot = job.read_record()[schema.PRIVATE]["boot_id"]
-    except (store.MissingRecord, store.DamagedRecord):
+    except (MissingRecord, DamagedRecord):
         return  # nothing tells what to enforce; every look says so, and the runner will ask again
     if boot != store.boot_id():
         return  # after a reboot none of its processes is left: who has their pids now is a stranger

@@ -29,6 +29,7 @@ import sys
 
 from . import looking, schema, stopping
 from .errors import JobError
+from .folder import log_loss
 from .keeper import Keeper, adopt
 from .runner import Inheritance, read_all
 from .store import Store
@@ -145,7 +146,7 @@ def adopt_all(store: Store, jids: list[str]) -> None:
                 _leave_stdio()
                 adopt(job, [ready_in])
             except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
-                job.log_loss()
+                log_loss(job)
             finally:
                 os._exit(0)
         os.close(ready_in)
@@ -313,7 +314,7 @@ def _be_keeper(
         if not answered:
             failure = JobError("the job's keeper failed while launching it: %r" % error)
             _send(borrowed["in"], json.dumps(_error(failure)).encode())
-        keeper.job.log_loss()
+        log_loss(keeper.job)
     finally:
         os._exit(0)
 

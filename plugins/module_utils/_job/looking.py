@@ -11,6 +11,7 @@ import time
 
 from . import output, schema, store, tree
 from .errors import JobError
+from .folder import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:
             record = dict(record, **streams(job, record, schema.EMBED_LIMIT))
             record["truncated"] = bool(record["truncated"] or record.get("output_error"))
         return record
-    except store.DamagedRecord as damage:
+    except DamagedRecord as damage:
         return _damaged(job, str(damage))
 
 
@@ -65,7 +66,7 @@ def latest(
     if job is not None:
         try:
             return job, judged(job, settle=settle)
-        except store.MissingRecord:  # cleaned up at this moment
+        except MissingRecord:  # cleaned up at this moment
             pass
     return None, None
 

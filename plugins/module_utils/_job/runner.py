@@ -13,6 +13,7 @@ import signal
 import time
 
 from . import kernel, tree
+from .folder import log_loss
 from .schema import COOKIE
 
 TYPE_CHECKING = False
@@ -205,7 +206,7 @@ def _fork_keeper(job: Job, lock: int, adopt: Callable[[Job, list[int]], None]) -
         try:
             adopt(job, [lock, ready_in])
         except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
-            job.log_loss()
+            log_loss(job)
         finally:
             os._exit(0)
     os.close(ready_in)

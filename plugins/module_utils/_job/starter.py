@@ -12,6 +12,7 @@ import time
 
 from . import runner, schema, store
 from .errors import JobError
+from .folder import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Starter:
     :param lock: the keeper's lock, which neither the runner nor the command may hold.
     """
 
-    def __init__(self, job: store.Job, request: Record, lock: int) -> None:
+    def __init__(self, job: Job, request: Record, lock: int) -> None:
         self._outfit: runner.Outfit | None = None
         self._job = job
         self._request = request
@@ -87,7 +88,7 @@ class Starter:
         inheritance: Inheritance,
         ahead: list[str],
         borrowed: list[int],
-        adopt: Callable[[store.Job, list[int]], None],
+        adopt: Callable[[Job, list[int]], None],
     ) -> Begun:
         """Start the command.
 
@@ -182,7 +183,7 @@ class Starter:
         outfit: runner.Outfit,
         inheritance: Inheritance,
         borrowed: list[int],
-        adopt: Callable[[store.Job, list[int]], None],
+        adopt: Callable[[Job, list[int]], None],
     ) -> None:
         pid = os.fork()
         if pid == 0:

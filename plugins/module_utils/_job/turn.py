@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 
 from . import store
+from .folder import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _live_at_start(job: Job) -> list[str] | None:
     try:
         record = job.read_record()
         return list(record[store.schema.PRIVATE]["ahead"]) if record["started"] else None
-    except (store.MissingRecord, store.DamagedRecord, KeyError):
+    except (MissingRecord, DamagedRecord, KeyError):
         return None
     finally:
         job.close()

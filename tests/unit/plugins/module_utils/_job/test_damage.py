@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import flaws, looking, schema, store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import DamagedRecord
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 JID = "j1.2"
@@ -118,22 +119,22 @@ PATHS = sorted(
 
 @pytest.mark.parametrize("record", [QUEUED, RUNNING, ASKED, FAILED, ENDED, LOST])
 def test_what_we_write_has_no_flaw(record):
-    assert schema.record_flaw(JID, record) is None
-    assert schema.record_flaw(JID, json.loads(json.dumps(record))) is None
-    assert schema.slot_flaw("exit", EXITED) is None and schema.slot_flaw("ending", ENDING) is None
+    assert flaws.record_flaw(JID, record) is None
+    assert flaws.record_flaw(JID, json.loads(json.dumps(record))) is None
+    assert flaws.slot_flaw("exit", EXITED) is None and flaws.slot_flaw("ending", ENDING) is None
 
 
 @pytest.mark.parametrize("path", PATHS, ids=".".join)
 def test_every_key_is_needed(path):
     wrong = changed(RUNNING, path, 1.5 if path[-1] in ("progress", "spec") else {"a": []})
-    assert schema.record_flaw(JID, wrong) is not None
+    assert flaws.record_flaw(JID, wrong) is not None
     lacking = copy.deepcopy(RUNNING)
     where = lacking
     for key in path[:-1]:
         where = where[key]
     del where[path[-1]]
     ours = path != (schema.PRIVATE,)  # without it the record would be the builtin's
-    assert (schema.record_flaw(JID, lacking) is not None) == ours
+    assert (flaws.record_flaw(JID, lacking) is not None) == ours
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,7 @@ def test_every_key_is_needed(path):
     ],
 )
 def test_a_flaw_is_told_in_a_sentence(record, says):
-    assert says in schema.record_flaw(JID, record)
+    assert says in flaws.record_flaw(JID, record)
 
 
 @pytest.mark.parametrize("status", ["x", None, True, 1.5, -1, 0x7F, 0xFFFF, 1 << 16, [3]])
@@ -201,7 +202,7 @@ def test_a_record_cut_off_anywhere_is_damaged():
         job.fill("exit", EXITED)
         for length in range(len(whole)):
             put(job.results_file, whole[:length])
-            with pytest.raises(store.DamagedRecord, match="empty|not JSON"):
+            with pytest.raises(DamagedRecord, match="empty|not JSON"):
                 job.read_record()
             found = looking.look(job)
             assert (found["state"], found["rc"], found["reason"]) == ("failed", 3, "record damaged")

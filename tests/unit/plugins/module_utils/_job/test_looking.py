@@ -14,6 +14,7 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 
@@ -111,7 +112,7 @@ def test_a_reader_does_not_bring_back_what_has_been_cleaned_up(launcher):
     late = launcher.store.job(job.jid)
     assert late.slot("exit")
     job.remove()
-    with contextlib.suppress(store.MissingRecord, FileNotFoundError):
+    with contextlib.suppress(MissingRecord, FileNotFoundError):
         late.conclude(final, by_reader=True)
     assert not os.path.exists(job.results_file)
 
@@ -305,5 +306,5 @@ def test_a_record_of_the_builtin(tmp_path, record, state, finished, rc, failed):
 
 
 def test_a_missing_job(tmp_path):
-    with pytest.raises(store.MissingRecord):
+    with pytest.raises(MissingRecord):
         looking.look(store.Store.open(str(tmp_path), create=True).job("j1.2"))

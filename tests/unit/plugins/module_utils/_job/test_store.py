@@ -13,6 +13,11 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import store, way
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+    SLOT_BYTES,
+    DamagedRecord,
+    MissingRecord,
+)
 
 ME = store.user_name(os.geteuid())
 
@@ -104,7 +109,7 @@ def test_the_record_is_replaced_atomically_and_the_final_one_needs_no_new_room(j
     job.publish({"state": "running"})
     assert job.read_record() == {"state": "running"}
     before = os.stat(job.path("record")).st_blocks
-    assert before * 512 >= store.SLOT_BYTES
+    assert before * 512 >= SLOT_BYTES
     job.conclude({"state": "succeeded"})
     assert job.read_record() == {"state": "succeeded"}
     job.conclude({"state": "again"})
@@ -131,11 +136,11 @@ def test_what_a_writer_of_records_left_when_it_died_is_in_nobodys_way(job):
     ],
 )
 def test_a_damaged_record_is_told_from_a_missing_one(job, content, why):
-    with pytest.raises(store.MissingRecord):
+    with pytest.raises(MissingRecord):
         job.read_record()
     with open(job.results_file, "wb") as record:
         record.write(content)
-    with pytest.raises(store.DamagedRecord, match=why):
+    with pytest.raises(DamagedRecord, match=why):
         job.read_record()
 
 
@@ -146,7 +151,7 @@ def test_what_is_no_file_is_no_record_and_nothing_hangs(job, kind):
         "fifo": os.mkfifo,
         "symlink": lambda path: os.symlink("/etc/passwd", path),
     }[kind](job.results_file)
-    with pytest.raises(store.DamagedRecord):
+    with pytest.raises(DamagedRecord):
         job.read_record()
 
 

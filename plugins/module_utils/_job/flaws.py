@@ -1,0 +1,231 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wrong with what lies in the place of a record or a slot. Pure functions only.
+
+Whoever reads one asks here first, so nobody else has to expect a surprise.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import schema
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict
+
+    from .schema import Record
+
+    Rules = Dict[str, Callable[[object], bool]]
+
+MAX_DEPTH = 100  # of a record; what is nested deeper would end readers with a RecursionError
+_LATEST = 253402300799.0  # the last second of the year 9999, and more seconds than any machine runs
+
+
+def _integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _LATEST
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _specification(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and _or_null(_text)(value.get("stdin"))
+        and _or_null(_object)(value.get("env"))
+        and all(map(_text, (value.get("env") or {}).values()))
+    )
+
+
+def _command_line(value: object) -> bool:
+    return _text(value) or (isinstance(value, list) and all(map(_text, value)))
+
+
+def _signal(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 64
+
+
+def _wait_status(value: object) -> bool:
+    return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and 0 <= value <= 0xFFFF
+        and (os.WIFEXITED(value) or os.WIFSIGNALED(value))
+    )
+
+
+def _finished_state(value: object) -> bool:
+    return _text(value) and value in schema.FINISHED_STATES
+
+
+def _survivors(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and _integer(one.get("pid")) and _text(one.get("name"))
+        for one in value
+    )
+
+
+def _process(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and _integer(value.get("pid"))
+        and value["pid"] > 0
+        and _integer(value.get("started"))
+    )
+
+
+def _or_null(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or is_right(value)
+
+
+# What readers and keepers rely on; whatever else lies in a record is passed on.
+_RECORD_RULES: Rules = {
+    "ansible_job_id": _text,
+    "name": _or_null(_text),
+    "state": lambda value: _text(value) and value in schema.STATES,
+    "started": _flag,
+    "finished": _flag,
+    "changed": _flag,
+    "failed": _flag,
+    "rc": _or_null(_integer),
+    "signal": _or_null(_text),
+    "reason": _or_null(_text),
+    "cmd": _command_line,
+    "start": _or_null(_text),
+    "end": _or_null(_text),
+    "delta": _or_null(_text),
+    "elapsed": _or_null(_number),
+    "timeout": _number,
+    "deadline": _or_null(_text),
+    "stdout": _text,
+    "stderr": _text,
+    "stdout_bytes": _integer,
+    "stderr_bytes": _integer,
+    "truncated": _flag,
+    "stdout_file": _text,
+    "stderr_file": _text,
+    "results_file": _text,
+    "containment": _text,
+    "user": _text,
+    "progress": _or_null(_object),
+    "submitted": _text,
+}
+_PRIVATE_RULES: Rules = {
+    "no_log": _flag,
+    "boot_id": _text,
+    "machine": lambda value: (
+        isinstance(value, dict) and _text(value.get("id")) and _text(value.get("name"))
+    ),
+    "epoch": _number,
+    "monotonic": _number,
+    "grace": _number,
+    "stop_signal": _signal,
+    "output_limit": lambda value: _integer(value) and _number(value),
+    "spec": _or_null(_specification),
+}
+# A job that has never started has no processes.
+_PROCESS_RULES: Rules = {
+    "keeper": _integer,
+    "runner": _integer,
+    "command": _process,
+    "ahead": lambda value: (
+        isinstance(value, list) and all(_text(jid) and schema.valid_jid(jid) for jid in value)
+    ),
+}
+_SLOT_RULES: dict[str, Rules] = {
+    "exit": {"status": _wait_status, "epoch": _number, "monotonic": _number},
+    "ending": {
+        "state": _finished_state,
+        "reason": _or_null(_text),
+        "signal": _signal,
+        "survivors": _survivors,
+    },
+}
+
+
+def slot_flaw(slot: str, content: object) -> str | None:
+    """Tell what is wrong with the content of a slot; None if nothing is."""
+    return _flaw(content, _SLOT_RULES[slot])
+
+
+def record_flaw(jid: str, record: object) -> str | None:
+    """Tell what is wrong with what lies in a record's place; None if nothing is.
+
+    A record without our private part is the builtin's: the result of any module, which may be any object.
+    """
+    if not isinstance(record, dict):
+        return "it is not a JSON object"
+    if _is_deep(record, MAX_DEPTH):
+        return "it is nested too deeply"
+    if schema.PRIVATE not in record:
+        return None
+    private = record[schema.PRIVATE]
+    version = private.get("version") if isinstance(private, dict) else None
+    if not _integer(version):
+        return "its format is unknown"
+    if version != schema.VERSION:
+        return "its format is version %s, and this version of durable.jobs knows %s" % (
+            str(version)[:20],
+            schema.VERSION,
+        )
+    processes = _PROCESS_RULES if record.get("started") else {}
+    return (
+        _flaw(record, _RECORD_RULES)
+        or _flaw(private, dict(_PRIVATE_RULES, **processes))
+        or _contradiction(jid, record)
+    )
+
+
+def _flaw(content: object, rules: Rules) -> str | None:
+    if not isinstance(content, dict):
+        return "it is not a JSON object"
+    for key, is_right in rules.items():
+        if key not in content:
+            return "it lacks %s" % key
+        if not is_right(content[key]):
+            return "it has an impossible %s" % key  # not the value: it may be output that is hidden
+    return None
+
+
+def _contradiction(jid: str, record: Record) -> str | None:
+    state, rc = record["state"], record["rc"]
+    if record["ansible_job_id"] != jid:
+        return "it is the record of job %s" % ascii(record["ansible_job_id"])[:100]
+    if record["finished"] != (state in schema.FINISHED_STATES):
+        return "it says both %s and %s" % (
+            state,
+            "finished" if record["finished"] else "unfinished",
+        )
+    if (rc == 0) != (state == schema.SUCCEEDED) or (rc is not None and not record["finished"]):
+        return "it says both %s and rc %s" % (state, ascii(rc)[:20])
+    return None
+
+
+def _is_deep(value: object, limit: int) -> bool:
+    level = [value]
+    for _depth in range(limit):
+        level = [
+            child
+            for one in level
+            if isinstance(one, (dict, list))
+            for child in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,485 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One job's files: its record, its slots, its locks, its output. See store for where they lie."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import sys
+
+from . import files, flaws, schema, way
+from .errors import JobError
+from .way import user_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .schema import Record
+    from .store import Store
+
+SLOT_BYTES = 4096  # room of a slot, allocated at launch so that a full disk cannot keep an end from being written down
+RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
+SCARCE = 64 * 1024 * 1024  # bytes; with less left, a disk is watched while jobs write to it
+MAX_DIGITS = 4300  # of an integer in a record; Python's own limit since 3.11
+
+
+class MissingRecord(Exception):
+    """There is no record of that jid."""
+
+
+class DamagedRecord(Exception):
+    """There is something of that jid, but it is not a record."""
+
+
+class Job:
+    """One job's files. The folder is opened when it is first needed and stays open."""
+
+    def __init__(self, store: Store, jid: str) -> None:
+        self.store = store
+        self.jid = jid
+        self.results_file = os.path.join(store.path, jid)
+        self._fd: int | None = None
+
+    @property
+    def fd(self) -> int:
+        """The folder's descriptor. :raises FileNotFoundError: there is no folder."""
+        if self._fd is None:
+            self._fd = self.store.private("jobs", self.jid, create=False)
+        return self._fd
+
+    def close(self) -> None:
+        """Let go of the folder until it is needed again."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def path(self, name: str) -> str:
+        """Return the path of one of the job's files, for people to read."""
+        return self.store.private_path("jobs", self.jid, name)
+
+    # -- the record -------------------------------------------------------------------------------------------------
+
+    def read_record(self) -> Record:
+        """Read the record; if it is damaged, its copy in our folder, which then says so (``schema.FLAW``).
+
+        :raises MissingRecord: there is none.
+        :raises DamagedRecord: what is there is not a record that this version understands, and there
+            is no copy. The text says why.
+        """
+        try:
+            return self._read_record(self.jid, self.store.fd)
+        except DamagedRecord as damage:
+            try:
+                copy = self._read_record("record", self.fd)
+            except (OSError, JobError, MissingRecord, DamagedRecord):
+                raise damage from None
+            if schema.PRIVATE not in copy:
+                raise
+            copy[schema.PRIVATE][schema.FLAW] = str(damage)
+            return copy
+
+    def _read_record(self, name: str, folder: int) -> Record:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+            if not stat.S_ISREG(kind):
+                raise DamagedRecord("it is %s" % way.KINDS.get(stat.S_IFMT(kind), "unknown"))
+            fd = os.open(name, flags, dir_fd=folder)
+        except FileNotFoundError:
+            raise MissingRecord(self.jid) from None
+        except OSError as error:
+            raise DamagedRecord("it cannot be read: %s" % error.strerror) from None
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise DamagedRecord("it is no regular file any more")
+            if found.st_uid != os.geteuid():
+                raise DamagedRecord("it belongs to user %s" % user_name(found.st_uid))
+            if found.st_size > RECORD_LIMIT:
+                raise DamagedRecord("it is too large")
+            with open(fd, "rb", closefd=False) as source:
+                return _parse_record(self.jid, source.read(RECORD_LIMIT))
+            # A second name of this very file is harmless, and in a folder that others may enter they can give it one.
+        except OSError as error:
+            raise DamagedRecord("it cannot be read: %s" % error.strerror) from None
+        finally:
+            os.close(fd)
+
+    @files.privately
+    def publish(self, record: Record) -> None:
+        """Write the job's first record, durably: from now on the job exists for everybody."""
+        self._reserve("record", 0)
+        self.replace(record)
+
+    @files.privately
+    def replace(self, record: Record) -> None:
+        """Write a record that is not the last one, durably, and make room for the next.
+
+        Only the holder of the keeper's lock may call this.
+        """
+        data = json.dumps(record).encode()
+        files.remove_tree("next", self.fd)  # of a predecessor that died before it was done
+        files.write_new(self.fd, "next", data)
+        self._make_room("record", data)
+        self._install("next")
+
+    @files.privately
+    def conclude(self, record: Record, *, by_reader: bool = False) -> Record:
+        """Replace the record by its final form, durably; one writer at a time, and the first one's holds.
+
+        On a full disk it loses the embedded output, nothing else, and says so (``schema.BARE``).
+
+        :param by_reader: do not wait for another writer, and do not bring back what has been cleaned up.
+        :return: the final record that is there now.
+        :raises MissingRecord: a reader's job has been cleaned up.
+        """
+        # Not the keeper's lock: other readers would take its holder for a keeper, and the job for alive.
+        lock = self._lock_record(wait=not by_reader)
+        try:
+            if by_reader and lock is None:
+                return record  # another reader is about to write the same
+            written = self._written(by_reader)
+            if written is None:
+                self._conclude(record)
+            return written or record
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _lock_record(self, *, wait: bool) -> int | None:
+        """Take the lock of the final record; None if somebody has it, or if there is no folder to be locked."""
+        try:
+            # A descriptor of its own: self.fd is shared with forked processes, and so would be its lock.
+            fd = os.open(".", files.DIR_FLAGS, dir_fd=self.fd)
+        except (FileNotFoundError, JobError):
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def _written(self, by_reader: bool) -> Record | None:
+        """Return the final record that somebody else has written meanwhile."""
+        try:
+            record = self.read_record()
+        except (MissingRecord, DamagedRecord):
+            if by_reader:
+                raise
+            return None
+        return record if record.get("finished") else None
+
+    def _conclude(self, record: Record) -> None:
+        data = json.dumps(record).encode()
+        bare = dict(record, stdout="", stderr="", truncated=True)
+        if schema.PRIVATE in bare:
+            bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], **{schema.BARE: True})
+        try:
+            fd = self._open_final()
+        except (
+            FileNotFoundError
+        ):  # somebody has removed the folder: the record itself is still there
+            scratch = self._scratch()
+            files.remove_tree(scratch, self.store.fd)
+            files.write_new(self.store.fd, scratch, data)
+            os.rename(scratch, self.jid, src_dir_fd=self.store.fd, dst_dir_fd=self.store.fd)
+            os.fsync(self.store.fd)
+            return
+        try:
+            try:
+                files.write_all(fd, data)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                files.write_all(fd, json.dumps(bare).encode())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self._install("record")
+
+    def _scratch(self) -> str:
+        return ".%s.final" % self.jid
+
+    def pending_record(self) -> Record | None:
+        """Return a final record that is whole but has not been installed; None if there is none.
+
+        Between the two steps its writer may be killed, or the power go: whoever has seen the record installed
+        has seen what is on the disk here, but the disk need not know of the rename yet.
+        """
+        try:
+            record = self._read_record("record", self.fd)
+        except (OSError, JobError, MissingRecord, DamagedRecord):  # not written to its end
+            return None
+        return record if record.get("finished") and schema.PRIVATE in record else None
+
+    def _open_final(self) -> int:
+        path = self.path("record")
+        try:
+            return self.store.open_own(self.fd, "record", os.O_WRONLY, path)
+        except FileNotFoundError:  # used up by a predecessor that died before it was done
+            pass
+        except JobError:  # not what we made: put away, not written to
+            files.remove_tree("record", self.fd)
+        self._reserve("record", SLOT_BYTES)
+        return self.store.open_own(self.fd, "record", os.O_WRONLY, path)
+
+    # -- slots ------------------------------------------------------------------------------------------------------
+
+    @files.privately
+    def fill(self, slot: str, content: Record) -> None:
+        """Write a slot durably. Its room was allocated at launch, and a reader takes it only when it is whole."""
+        try:
+            fd = self.store.open_own(self.fd, slot, os.O_WRONLY, self.path(slot))
+        except JobError:  # not what we made: put away, not written to
+            files.remove_tree(slot, self.fd)
+            fd = os.open(slot, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd)
+        try:
+            os.pwrite(fd, json.dumps(content).encode() + b"\n", 0)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def slot(self, slot: str) -> Record | None:
+        """Read a slot; None if it was never filled, or holds nothing that can be understood (see :meth:`spoilt`).
+
+        :raises JobError: there is something else in its place.
+        """
+        try:
+            data = self._slot_bytes(slot)
+            content: Record = _loads(data) if data.endswith(b"\n") else {}
+        except (OSError, ValueError):
+            return None
+        return None if flaws.slot_flaw(slot, content) else content
+
+    def spoilt(self, slot: str) -> bool:
+        """Tell whether a slot that cannot be read is not as it was made either."""
+        try:
+            return self.slot(slot) is None and bool(self._slot_bytes(slot).strip(b"\0"))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+    def _slot_bytes(self, slot: str) -> bytes:
+        fd = self.store.open_own(self.fd, slot, os.O_RDONLY, self.path(slot))
+        try:
+            data, newline, _rest = os.pread(fd, SLOT_BYTES, 0).partition(b"\n")
+            return data + newline
+        finally:
+            os.close(fd)
+
+    # -- locks ------------------------------------------------------------------------------------------------------
+
+    def lock(self, role: str) -> int | None:
+        """Take the lock of ``keeper`` or ``runner``; None if somebody has it.
+
+        The lock is held until the descriptor is closed, at the latest by the death of the process
+        and of all its children
+        that inherited it. Who holds it also holds the FIFO open, which is how others wait for its end without polling.
+        """
+        fd = self.open_fifo(role, os.O_RDWR)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return None
+        return fd
+
+    def watch(self, role: str) -> int | None:
+        """Return a descriptor that hangs up (POLLHUP) when the holder of a lock ends; None if nobody holds it."""
+        try:
+            fd = self.open_fifo(role, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return fd
+        except OSError:
+            pass
+        os.close(fd)
+        return None
+
+    def is_held(self, role: str) -> bool:
+        """Tell whether somebody holds a lock."""
+        fd = self.watch(role)
+        if fd is not None:
+            os.close(fd)
+        return fd is not None
+
+    def open_fifo(self, role: str, flags: int) -> int:
+        """Open the FIFO of a role. :raises OSError: it is not there, or nobody reads what would be written."""
+        return self.store.open_own(self.fd, role, flags, self.path(role), kind=stat.S_IFIFO)
+
+    # -- beginning and end ------------------------------------------------------------------------------------------
+
+    @files.privately
+    def furnish(self, *, queued: bool = False) -> None:
+        """Make the files of a new job."""
+        for role in ("keeper", "runner", "turn") if queued else ("keeper", "runner"):
+            os.mkfifo(role, 0o600, dir_fd=self.fd)
+        for slot in ("exit", "ending"):
+            self._reserve(slot, SLOT_BYTES)
+        for stream in ("stdout", "stderr"):
+            os.close(os.open(stream, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd))
+
+    def leave_queue(self, turn: int) -> None:
+        """Let go of the lock ``turn``: the next job of the batch may look whether its own has come."""
+        os.unlink("turn", dir_fd=self.fd)
+        os.close(turn)
+
+    def open_stream(self, stream: str, flags: int) -> int:
+        """Open stdout or stderr.
+
+        :raises OSError: it is not there.
+        :raises JobError: there is something else in its place.
+        """
+        return self.store.open_own(self.fd, stream, flags, self.path(stream))
+
+    def stdin_file(self, content: bytes) -> int:
+        """Return a descriptor from which the command reads ``content``. The file has no name any more."""
+        fd = os.open("stdin", os.O_RDWR | files.NEW_FLAGS, 0o600, dir_fd=self.fd)
+        try:
+            os.unlink("stdin", dir_fd=self.fd)
+            files.write_all(fd, content)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def remove(self) -> None:
+        """Remove the record, then everything else. What a crash leaves in between has no record and is nobody's job.
+
+        :raises JobError: something in its place cannot be removed.
+        """
+        try:
+            name = self.read_record().get("name")
+        except (MissingRecord, DamagedRecord):
+            name = None
+        path = self.results_file
+        try:
+            files.unlink_or_rmdir(self.jid, self.store.fd)
+            files.unlink(self._scratch(), self.store.fd)
+            os.fsync(self.store.fd)
+            path = os.path.dirname(self.path(""))
+            try:
+                jobs = self.store.private("jobs", create=False)
+            except FileNotFoundError:  # a job of the builtin
+                return
+            try:
+                files.remove_tree(self.jid, jobs)
+            finally:
+                os.close(jobs)
+        except OSError as error:
+            why = "cannot be removed: %s" % error.strerror
+            raise self.store.refusal(path, why) from None
+        if isinstance(name, str) and schema.valid_name(name):
+            self.store.forget_name(name)
+
+    def _reserve(self, name: str, size: int) -> None:
+        fd = os.open(name, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd)
+        try:
+            files.allocate(fd, size)
+        finally:
+            os.close(fd)
+
+    def _make_room(self, name: str, data: bytes) -> None:
+        """Let a reserved file hold a copy of a record, and have room for its successor.
+
+        A copy need not be durable: what a power cut spares, the record is.
+        """
+        fd = self.store.open_own(self.fd, name, os.O_WRONLY, self.path(name))
+        try:
+            files.allocate(fd, len(data) + SLOT_BYTES)
+            os.pwrite(fd, data.ljust(os.fstat(fd).st_size, b"\0"), 0)
+        finally:
+            os.close(fd)
+
+    def _install(self, name: str) -> None:
+        os.rename(name, self.jid, src_dir_fd=self.fd, dst_dir_fd=self.store.fd)
+        os.fsync(self.store.fd)
+
+
+def output_error(job: Job, *, probe: bool) -> str | None:
+    """Say what the system tells a command that writes its output now; None if it would be written.
+
+    The command writes straight into its files, so nobody can count what it is refused. But this can be known.
+
+    :param probe: really ask for room. Without it only a disk that looks nearly full is asked, for asking
+        is work for the disk. Only the holder of the keeper's lock may call this.
+    """
+    try:
+        seen = os.statvfs(job.fd)
+        room = seen.f_bavail * seen.f_frsize
+        if not probe and not seen.f_flag & os.ST_RDONLY and (room > SCARCE or not seen.f_blocks):
+            return None
+        fd = job.store.open_own(job.fd, "record", os.O_WRONLY, job.path("record"))
+    except (
+        FileNotFoundError,
+        JobError,
+    ):  # somebody has removed it: that says nothing of the disk
+        return None
+    except OSError as error:
+        return error.strerror
+    try:
+        size = os.fstat(fd).st_size
+        try:
+            os.posix_fallocate(fd, size, SLOT_BYTES)
+        finally:
+            os.ftruncate(fd, size)
+    except OSError as error:
+        return None if error.errno in (errno.EOPNOTSUPP, errno.EINVAL) else error.strerror
+    finally:
+        os.close(fd)
+    return None
+
+
+def log_loss(job: Job) -> None:
+    """Write the exception that is being handled to keeper.log: what ended a process of ours.
+
+    By hand: the module traceback would cost every keeper memory.
+    """
+    kind, error, frame = sys.exc_info()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    fd = job.store.open_own(job.fd, "keeper.log", flags, job.path("keeper.log"))
+    with open(fd, "w", encoding="utf-8") as log:
+        while frame is not None:
+            log.write("%s:%d\n" % (frame.tb_frame.f_code.co_filename, frame.tb_lineno))
+            frame = frame.tb_next
+        log.write("%s: %s\n" % (kind.__name__ if kind else "", error))
+
+
+def _parse_record(jid: str, data: bytes) -> Record:
+    data = data.rstrip(b"\0")  # a copy lies in more room than it needs
+    if not data.strip():
+        raise DamagedRecord("it is empty")
+    try:
+        record: Record = _loads(data)
+    except ValueError:
+        raise DamagedRecord("it is not JSON") from None
+    flaw = flaws.record_flaw(jid, record)
+    if flaw:
+        raise DamagedRecord(flaw)
+    return record
+
+
+def _loads(data: bytes) -> Any:
+    """Read JSON, whatever it is. :raises ValueError: it is none, or nothing that can be read."""
+    try:
+        return json.loads(data, parse_int=_bounded)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _bounded(digits: str) -> int:
+    """Read an integer. Reading, and writing, millions of digits takes hours where Python itself sets no limit."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(digits)
