@@ -41,9 +41,9 @@ PSS (proportional set size: what a process shares with others counts in equal pa
 processes that are left when the playbook that launched the jobs has ended, the jobs' commands not counted.
 The jobs do nothing. 1 MB is 1,000,000 bytes."""
 
-_WAITING = f"""\
-Processor time, as a share of one core, while `job_wait` waits for jobs that do nothing: {WINDOW:.0f} s, in which it
-asks the target again once. Ansible's main process looks for results of its workers all the time, whatever they
+_WAITING = """\
+Processor time, as a share of one core, while `job_wait` waits for jobs that do nothing: {:.0f} s; it asks the
+target again once a minute. Ansible's main process looks for results of its workers all the time, whatever they
 do, so it is shown apart, and next to it what it uses during one `command` task that sleeps. Afterwards all jobs
 are let go, and all must come back."""
 
@@ -119,7 +119,9 @@ def _waiting(lab: Lab) -> Section:
         hold.release()
         running.close()
     back = len(set(done["wait"].jids))
-    section = Section(f"Waiting for {count} jobs, {label(host)}", _WAITING, ("", "% of one core"))
+    section = Section(
+        f"Waiting for {count} jobs, {label(host)}", _WAITING.format(window), ("", "% of one core")
+    )
     section.rows += [(name, f"{100 * share:.2f}") for name, share in shares.items()]
     section.rows.append((f"{_MAIN}, while a `command` task sleeps", f"{100 * base:.2f}"))
     whole = sum(share for name, share in shares.items() if name != _MAIN)

@@ -23,9 +23,10 @@ FORKS = 20
 SECONDS = 2  # that each job runs
 
 _EXPLANATION = f"""\
-Inventory hosts at addresses of their own, 127.0.0.2 and so on, each with its own async dir and SSH connection,
-and {FORKS} forks. Tasks, costs and pipelining are as above. All of them share the processors of this one machine, so a
-wall time is more a sum of work than what a fleet would take. With {AFFORDABLE} jobs a host the builtin is measured too."""
+Inventory hosts at addresses of their own, 127.0.0.2 and so on, each with its own async dir and SSH
+connection, and {FORKS} forks. Tasks, costs and pipelining are as above. All of them share the processors of
+this one machine, so a wall time is more a sum of work than what a fleet would take. With {AFFORDABLE} jobs a host the
+builtin is measured too."""
 
 
 def measure(lab: Lab) -> Section:
@@ -42,20 +43,27 @@ def measure(lab: Lab) -> Section:
         builtin = _run(lab, hosts, tasks.BUILTIN, AFFORDABLE)
         many = _run(lab, hosts, tasks.OURS, each)
     for number, ours, other in ((AFFORDABLE, few, builtin), (each, many, {})):
-        for cost, value in ours.items():
-            form = "{:.0f}" if cost == "runs" else "{:.1f}"
-            share = report.share(value, other.get(cost))
-            cells = [form.format(value), form.format(other[cost]) if cost in other else "-"]
-            cells.append("-" if share is None else f"{share:.2f}")
-            section.rows.append((f"{count}, {number}", COSTS[cost], *cells))
-    ratios = {COSTS[cost]: report.share(few[cost], builtin[cost]) for cost in few}
-    behind = [name for name, share in ratios.items() if share is None or share > 1]
-    promise = f"{count} hosts, {AFFORDABLE} jobs each: ours costs less than builtin in everything"
-    section.aims.append(Aim(promise, f"behind in {', '.join(behind) or 'nothing'}", not behind))
+        for cost, title in COSTS.items():
+            section.rows.append((f"{count}, {number}", title, *_cells(cost, ours, other)))
+    section.aims.append(_ahead(count, few, builtin))
     # Had one been lost, or not succeeded, the bench would have stopped.
     promise = f"{count} hosts, {each} jobs each: all come back, succeeded"
     section.aims.append(Aim(promise, f"{count * each} of {count * each}", met=True))
     return section
+
+
+def _cells(cost: str, ours: dict[str, float], other: dict[str, float]) -> list[str]:
+    form = "{:.0f}" if cost == "runs" else "{:.1f}"
+    if cost not in other:
+        return [form.format(ours[cost]), "-", "-"]
+    share = report.share(ours[cost], other[cost])
+    return [form.format(ours[cost]), form.format(other[cost]), f"{share:.2f}"]
+
+
+def _ahead(count: int, ours: dict[str, float], other: dict[str, float]) -> Aim:
+    behind = [title for cost, title in COSTS.items() if ours[cost] > other[cost]]
+    promise = f"{count} hosts, {AFFORDABLE} jobs each: ours costs less than builtin in everything"
+    return Aim(promise, f"behind in {', '.join(behind) or 'nothing'}", not behind)
 
 
 def _run(lab: Lab, hosts: t.Sequence[str], engine: str, each: int) -> dict[str, float]:

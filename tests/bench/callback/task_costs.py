@@ -58,8 +58,8 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats: t.Any) -> None:
         """Look again, and write down the difference."""
-        end = self._look()
-        difference = {name: end[name] - self._begin.get(name, 0) for name in end}
+        end = self._look().items()
+        difference = {name: value - self._begin.get(name, 0) for name, value in end}
         self._path.write_text(json.dumps(difference), encoding="utf-8")
 
     def _look(self) -> dict[str, float]:
@@ -72,12 +72,9 @@ class CallbackModule(CallbackBase):
 
     def _of_forks(self) -> float:
         """Return the processor time of ansible itself: of this process and of its forks that have exec'ed nothing."""
-        running = processes.snapshot()
-        used = {
-            pid: processes.cpu(pid)
-            for pid, one in family.members(os.getppid(), running).items()
-            if one.argv == running[os.getpid()].argv
-        }
+        ours = family.members(os.getppid())
+        argv = ours[os.getpid()].argv
+        used = {pid: processes.cpu(pid) for pid, one in ours.items() if one.argv == argv}
         for line in self._forks.read_text(encoding="ascii").splitlines():
             pid, seconds = line.split()
             used[int(pid)] = float(seconds)
