@@ -18,15 +18,16 @@ from ..module_utils._job.errors import JobError
 from ..module_utils._references import references
 from ..plugin_utils._forward import ForwardingAction
 
-# Seconds that one run of the module may last while nothing happens: the first one, so that people soon see what is waited
-# for, and the others.
+# Seconds that one run of the module may last while nothing happens: the first one, so that people soon see what is
+# waited for, and the others.
 LOOK = (5.0, 60.0)
 # Seconds during which changes are collected before they are told: the first time, and the longest.
 GATHER = (0.5, 30.0)
 RETRY = (1.0, 20.0)  # seconds between two attempts to reach a host: the first, and the longest
-# Seconds beyond its wait that a run of the module may take. A connection whose other end is gone without a word, say by a
-# power cut, would keep us waiting for hours.
+# Seconds beyond its wait that a run of the module may take. A connection whose other end is gone without a word, say
+# by a power cut, would keep us waiting for hours.
 ANSWER = 60.0
+RECONNECT = 600.0  # the option's default
 MODULE_FAILURES = 3  # runs of the module that may fail in a row without an answer of ours
 
 
@@ -35,6 +36,7 @@ class ActionModule(ForwardingAction):
 
     module = "durable.jobs.job_wait"
     _supports_async = False
+    _host = ""  # as people know it
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Wait, and return the module's last answer."""
@@ -43,8 +45,8 @@ class ActionModule(ForwardingAction):
         args = self.forwarded()
         try:
             args["jobs"] = [one.plain() for one in references(args.get("jobs", []))]
-            timeout = _seconds(args.get("timeout"), "timeout", None)
-            reconnect = _seconds(args.get("reconnect_timeout"), "reconnect_timeout", 600.0)
+            timeout = _seconds(args.get("timeout"), "timeout")
+            reconnect = _seconds(args.get("reconnect_timeout"), "reconnect_timeout") or RECONNECT
         except JobError as error:
             return dict(result, failed=True, msg=error.msg)
         result.update(self._wait(args, timeout, reconnect, task_vars))
@@ -66,10 +68,8 @@ class ActionModule(ForwardingAction):
             # Hosts of one play should not all ask at the same moment.
             look = LOOK[news.seen is not None] * random.uniform(0.9, 1.0)
             left = float("inf") if timeout is None else start + timeout - time.monotonic()
-            part = {"wait": max(0.0, min(left, look)), "last": left <= look}
-            part.update(seen=news.seen, gather=gather)
-            asked = dict(args, _part=part)
-            answer = contact.ask(asked, task_vars)
+            part = {"wait": max(0.0, min(left, look)), "last": left <= look, "gather": gather}
+            answer = contact.ask(dict(args, _part=dict(part, seen=news.seen)), task_vars)
             if answer is None:
                 continue
             news.take(answer.pop("news", []))
@@ -203,9 +203,9 @@ def _line(job: dict[str, t.Any]) -> str:
     return text
 
 
-def _seconds(value: object, name: str, default: float | None) -> float | None:
+def _seconds(value: object, name: str) -> float | None:
     if value is None:
-        return default
+        return None
     try:
         seconds = float(str(value))
     except ValueError:

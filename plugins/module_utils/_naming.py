@@ -46,7 +46,7 @@ def key_of(where: Store, *, create: bool) -> bytes:
 
 
 def predicted(where: Store | None, request: Record) -> Record:
-    """Return what a launch would return, without changing anything. Parameters and errors are those of :func:`predict`."""
+    """Return what a launch would return, without changing anything. Parameters and errors: see :func:`predict`."""
     decision, job = predict(where, request)
     if job is not None and decision in (schema.ATTACH, schema.KEEP):
         return found(job, decision, settle=False)

@@ -1,7 +1,10 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which jobs a parameter ``jobs`` means: registered results, jids, names and job dictionaries, mixed. Private to the collection."""
+"""Which jobs a parameter ``jobs`` means: registered results, jids, names and job dictionaries, mixed.
+
+Private to the collection.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def references(jobs: object) -> list[Reference]:
 
     :raises JobError: something in it is no job; the text says where.
     """
-    found = {}
+    found: dict[object, Reference] = {}
     for one in _flat(jobs, "jobs"):
         found.setdefault((one.jid, one.name, id(one.failure) if one.failure else None), one)
     return list(found.values())

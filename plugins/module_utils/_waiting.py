@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Waiting for many jobs at once, on the target. Private to the collection.
 
-One poll(2) watches the bells of all jobs (see _job.store), so waiting costs no time of the processor, and only a job whose
-bell has rung is looked at again.
+One poll(2) watches the bells of all jobs (see _job.looking), so waiting costs no time of the processor, and only a job
+whose bell has rung is looked at again.
 """
 
 from __future__ import annotations

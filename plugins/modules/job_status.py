@@ -294,7 +294,7 @@ if TYPE_CHECKING:
     from ..module_utils._job.store import Job
 
 
-class Reporter(AnsibleModule):  # type: ignore[misc]
+class Reporter(AnsibleModule):
     """A module that returns what it is given: the record of a job of the builtin may hold any keys."""
 
     def add_path_info(self, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,6 @@ class Keeper:
         self._lock = lock
         self._wakeup = (-1, -1)
         self._report = -1
-        self._report_rest = b""
         self._poll = select.poll()
         self._limiters: list[output.Limiter] = []
         self._starter = Starter(job, request, lock)
@@ -133,7 +132,6 @@ class Keeper:
         begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
         self._written, self.command, self._began = begun.record, begun.command, begun.monotonic
         self.runner, self._report = begun.runner, begun.report
-        os.set_blocking(self._report, False)
         self._poll.register(self._report, select.POLLIN)
 
     def _become_keeper(self) -> None:
@@ -226,19 +224,14 @@ class Keeper:
             self._look_for_end()
 
     def _read_report(self) -> None:
-        while self._report >= 0:
-            try:
-                data = os.read(self._report, 4096)
-            except BlockingIOError:
-                break
-            self._report_rest += data
-            if not data:
-                self._poll.unregister(self._report)
-                os.close(self._report)
-                self._report = -1
-        line, newline, self._report_rest = self._report_rest.partition(b"\n")
-        if newline:
-            self.exited = json.loads(line)
+        """Read how the command ended; the runner writes it in one piece (pipe(7))."""
+        told = os.read(self._report, select.PIPE_BUF)
+        if told:
+            self.exited = json.loads(told)
+        else:
+            self._poll.unregister(self._report)
+            os.close(self._report)
+            self._report = -1
 
     def _read_mail(self) -> None:
         """Take note of what others have asked through the FIFO (see stopping)."""
@@ -308,13 +301,11 @@ class Keeper:
         record = json.loads(self._written)
         hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
         streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
-        state, reason = schema.LOST, "killed"
-        if self.exited is not None:
-            state, reason = "exited", None
+        known = self.exited is not None
         final = schema.finish(
             dict(record, **streams),
-            state=state,
-            reason=reason,
+            state="exited" if known else schema.LOST,
+            reason=None if known else "killed",
             exited=self.exited,
             ending=self.ending,
         )

@@ -12,9 +12,9 @@ try:
     import ctypes
 
     _LIBC = ctypes.CDLL(None, use_errno=True)
-    _prctl = _LIBC.prctl
+    _PRCTL = _LIBC.prctl
 except (ImportError, OSError):  # an interpreter built without libffi
-    _LIBC = _prctl = None  # type: ignore[assignment]
+    _LIBC = _PRCTL = None  # type: ignore[assignment]
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 _FALLOC_FL_KEEP_SIZE = 1  # fallocate(2)
@@ -26,7 +26,7 @@ _EMULATED_TAIL = (
 
 def become_subreaper() -> bool:
     """Make orphaned descendants children of this process; tell whether the kernel agreed (prctl(2))."""
-    return _prctl is not None and _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return _PRCTL is not None and _PRCTL(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def punch_hole(fd: int, start: int, end: int) -> None:

@@ -81,9 +81,7 @@ def launch_all(
                 _lock_name(launch, store, ready, inheritance)
             launch.answer = _without_launch(store, request)
             if launch.answer is None:
-                ahead = (
-                    [other.job.jid for other in launches if other.may_be_live()] if slots else []
-                )
+                ahead = [other.jid for other in launches if other.may_be_live()] if slots else []
                 launch.prepare(store, Turn(ahead, slots))
                 ready.append(launch)
         except OSError as error:
@@ -177,6 +175,11 @@ class Launch:
         self._fds: dict[str, int] = {}
         self._pid = 0
 
+    @property
+    def jid(self) -> str:
+        """The job's; empty if there is none."""
+        return "" if self.job is None else self.job.jid
+
     def may_be_live(self) -> bool:
         """Tell whether a job has been made, and is not known to have failed at its launch."""
         return self.job is not None and (self.answer is None or "record" in self.answer)
@@ -186,7 +189,7 @@ class Launch:
         self._fds["name"] = store.lock_name(self.request["name"], wait=wait)
 
     def prepare(self, store: Store, turn: Turn) -> None:
-        """Make the job's folder and take its locks: whoever comes later finds the job held, however slow its keeper is."""
+        """Make the job's folder and take its locks: whoever comes later finds it held, however slow its keeper is."""
         job = store.create_job()
         try:
             job.furnish(queued=turn.must_wait())

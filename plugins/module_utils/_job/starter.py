@@ -108,7 +108,7 @@ class Starter:
         report = outfit.report_out
 
         def write_down() -> bytes:
-            start = {"epoch": time.time(), "monotonic": time.monotonic()}
+            start: Record = {"epoch": time.time(), "monotonic": time.monotonic()}
             command = json.loads(_line(report))
             start.update(runner=self._runner, command=command, ahead=ahead)
             record = schema.begin(json.loads(accepted) if accepted else self._new_record(), start)
@@ -210,22 +210,15 @@ class Starter:
         except OSError as error:
             raise self._job.store.failure(error) from None
         if pid == 0:
-            answer = b""
             try:
                 for fd in (self._lock, self._gate):
                     if fd >= 0:
                         os.close(fd)
-                answer = b"+" + work()
-            except JobError as error:
-                answer = b"-" + _plain(error)
-            except OSError as error:
-                answer = b"-" + _plain(self._job.store.failure(error))
+                answer = self._worked(work)
+                with open(answer_in, "wb") as sink:
+                    sink.write(answer)
             finally:
-                try:
-                    with open(answer_in, "wb") as sink:
-                        sink.write(answer)
-                finally:
-                    os._exit(0)
+                os._exit(0)
         os.close(answer_in)
         answer = runner.read_all(answer_out)
         os.waitpid(pid, 0)
@@ -236,6 +229,16 @@ class Starter:
         raise JobError(
             "cannot launch the job: the process that wrote its record died; is the machine out of memory?"
         )
+
+    def _worked(self, work: Callable[[], bytes]) -> bytes:
+        """Do some work and return what it returned after a plus sign, or what went wrong after a minus sign."""
+        try:
+            return b"+" + work()
+        except JobError as error:
+            failure = error
+        except OSError as error:
+            failure = self._job.store.failure(error)
+        return b"-" + _plain(failure)
 
 
 def _plain(error: JobError) -> bytes:
