@@ -27,7 +27,7 @@ def reached(connection):
         }
         if connection == "ssh":
             try:
-                variables.update(stack.enter_context(sshd.running(folder)))
+                variables.update(stack.enter_context(sshd.running(folder)).hosts[0])
                 stack.callback(sshd.hang_up, folder / "cp")
             except sshd.NoSshd as error:
                 pytest.skip(str(error))

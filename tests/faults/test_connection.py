@@ -39,11 +39,10 @@ class Server:
         path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
         self._command = [shutil.which("sshd", path=path), "-D", "-f", f"{folder}/sshd_config"]
         self._process = None
-        own = _descendants(os.getpid())
         (self.pid,) = (
             one.pid
-            for one in own
-            if one.parent == os.getpid() and str(folder).encode() in _cmdline(one.pid)
+            for one in _descendants(os.getpid())
+            if one.name == "sshd" and str(folder).encode() in _cmdline(one.pid)
         )
 
     def stop(self):
