@@ -52,10 +52,8 @@ class Builtin:
 
     def launch(self, shell: str, timeout: int = 60) -> str:
         """Launch a line of shell and return its jid."""
-        jid: str = self.ansible("ansible.builtin.shell", shell, "-B", str(timeout), "-P", "0")[
-            "ansible_job_id"
-        ]
-        return jid
+        options = ("-B", str(timeout), "-P", "0")
+        return str(self.ansible("ansible.builtin.shell", shell, *options)["ansible_job_id"])
 
     def gated(self, shell: str) -> str:
         """Launch a line of shell that runs when :meth:`release` has been called, however slow the machine is."""

@@ -91,20 +91,20 @@ class _Server:
     def _note(self, kind: bytes, offset: int = 0, data: bytes = b"") -> None:
         os.write(self.log, _NOTE.pack(kind, offset, len(data)) + data)
 
-    def _init(self, body: memoryview) -> bytes:
+    def _init(self, _body: memoryview) -> bytes:
         flags = (1 << 0) | (1 << 5) | (1 << 22)  # ASYNC_READ, BIG_WRITES, MAX_PAGES
         tail = (16, 12, _MAX_WRITE, 1, _MAX_WRITE // 4096, 0)
         return struct.pack("<IIIIHHIIHH8I", 7, 31, 1 << 17, flags, *tail, *([0] * 8))
 
-    def _missing(self, body: memoryview) -> bytes:
+    def _missing(self, _body: memoryview) -> bytes:
         raise OSError(errno.ENOENT, "there is one file only")
 
-    def _attributes(self, body: memoryview) -> bytes:
+    def _attributes(self, _body: memoryview) -> bytes:
         times = (0,) * 3
         more = (*times, 0o100600, 1, 0, 0, 0, 4096, 0)
         return _ATTRIBUTES.pack(3600, 0, 0, 1, self.size, self.size // 512, *times, *more)
 
-    def _open(self, body: memoryview) -> bytes:
+    def _open(self, _body: memoryview) -> bytes:
         return struct.pack("<QIi", 0, 1, 0)  # FOPEN_DIRECT_IO: the kernel keeps nothing back
 
     def _read(self, body: memoryview) -> bytes:
@@ -120,14 +120,14 @@ class _Server:
         self._note(b"W", offset, data)
         return struct.pack("<II", size, 0)
 
-    def _flush(self, body: memoryview) -> bytes:
+    def _flush(self, _body: memoryview) -> bytes:
         if self.refuses:
             raise OSError(errno.EIO, "on request")
         time.sleep(self.seek)
         self._note(b"F")
         return b""
 
-    def _statfs(self, body: memoryview) -> bytes:
+    def _statfs(self, _body: memoryview) -> bytes:
         return struct.pack("<5Q10I", *(0,) * 5, 4096, 255, 4096, *(0,) * 7)
 
 

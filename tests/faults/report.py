@@ -51,7 +51,7 @@ def verdict(outcomes: dict[str, int], reasons: list[str]) -> str:
     return "holds" if good == 1 else f"holds, {good} times"
 
 
-def write(path: Path, seen: dict[tuple[str, str], tuple[str, str]]) -> None:
+def write(path: Path, seen: dict[tuple[str, ...], tuple[str, ...]]) -> None:
     """Write the tables of a page. What has not been run now stays as an earlier run has seen it.
 
     :param seen: of each fault and what the user sees: the verdict, and what one sees with the builtin.

@@ -76,9 +76,9 @@ def as_user(uid, function):
             with open(result_in, "wb") as target:
                 target.write(data)
             status = 0
-        except BaseException:
-            traceback.print_exc()
         finally:
+            if status:
+                traceback.print_exc()
             os._exit(status)
     os.close(result_in)
     with open(result_out, "rb") as source:

@@ -146,7 +146,8 @@ def gate(tmp_path):
 def test_launch_on_a_full_disk(full, crowded, tmp_path, builtin, record_property):
     """
     a launch on a disk with no, one, two, ... pages or inodes left
-    | it fails, names the directory and what has run out, leaves nothing and has run nothing; or, with enough room, the job runs
+    | it fails, names the directory and what has run out, leaves nothing and has run nothing; or, with enough room, the
+    job runs
     """
     where = str(full.path / "jobs")
     before = files(where)
@@ -200,8 +201,8 @@ def test_first_launch_on_a_full_disk(full):
 def test_the_disk_fills_up_while_a_job_runs(full, crowded, gate, loud, builtin, record_property):
     """
     the disk fills up while a job runs, and is full when it ends
-    | state and rc are recorded, and the output that found room; where there was none for more, `truncated`, `output_error`
-    and `msg` say so
+    | state and rc are recorded, and the output that found room; where there was none for more, `truncated`,
+    `output_error` and `msg` say so
     """
     output = "i=0; while [ $i -lt 9000 ]; do echo more; i=$((i+1)); done 2>/dev/null; " * loud
     line = f"echo begin; {gate.wait}; {output}echo end >&2; exit 3"
@@ -273,7 +274,8 @@ def test_the_disk_breaks_while_jobs_run(disk, on_disk, gate, fault, builtin, rec
     """
     the disk refuses to be written, so that ext4 makes itself read-only; or it is gone
     | what had finished is shown as before; what runs is `running`; what ends now has its result
-    if the kernel has taken it, else it is `lost`, and `reason` and `msg` say what the disk said; a launch fails; nothing hangs, no process remains
+    if the kernel has taken it, else it is `lost`, and `reason` and `msg` say what the disk said; a launch fails;
+    nothing hangs, no process remains
     """
     launcher = on_disk
     done = launcher.shell("echo out; exit 3")
@@ -320,8 +322,8 @@ def test_a_folder_is_removed_under_a_running_job(
 ):
     """
     somebody removes the async dir, the folder `.durable`, the job's own folder or its record, while the job runs
-    | without its record it is not found; else it is `running`; the command ends as it would, and then its result is there,
-    unless the whole async dir was removed; no process remains
+    | without its record it is not found; else it is `running`; the command ends as it would, and then its result is
+    there, unless the whole async dir was removed; no process remains
     """
     job = launcher.shell(f"echo out; {gate.wait}; echo ran > {tmp_path}/ran; exit 3")
     until(lambda: os.stat(job.path("stdout")).st_size)

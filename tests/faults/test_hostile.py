@@ -289,9 +289,7 @@ def fits(path, kind):
 
 PLANTED = [
     (path, kind) for path in (*FOLDERS, *FILES, *ENGINE[::3]) for kind in KINDS if fits(path, kind)
-] + [
-    (path, kind) for path, kind in zip(ENGINE, itertools.cycle(("link to a file", "foreign file")))
-]
+] + list(zip(ENGINE, itertools.cycle(("link to a file", "foreign file"))))
 
 
 @pytest.mark.parametrize(("path", "kind"), PLANTED)

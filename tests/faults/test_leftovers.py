@@ -237,7 +237,7 @@ def test_an_engine_in_use_is_not_removed(launcher):
     assert len(os.listdir(engines)) == store.ENGINES_KEPT
 
 
-def test_a_damaged_engine_is_replaced(launcher, tmp_path):
+def test_a_damaged_engine_is_replaced(tmp_path):
     """
     files of the engine have been removed or cut, by a cleaner of /tmp for example
     | the next launch installs it anew

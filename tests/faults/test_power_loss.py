@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -114,6 +115,13 @@ def machine(folder):
     made.power_off()
 
 
+class Told(NamedTuple):
+    """What had been reported until a moment."""
+
+    said: dict[str, tuple]
+    succeeded: list[str]
+
+
 class Life:
     """Jobs that start and end, and readers that note what they were told, and when."""
 
@@ -143,6 +151,14 @@ class Life:
             for reader in readers:
                 reader.join()
 
+    def told(self, moment):
+        """Return what had been reported until a moment, and the names of the jobs that had succeeded by then."""
+        said = {jid: said for jid, (at, said) in self.reported.items() if at <= moment}
+        succeeded = [
+            self.names[jid] for jid, one in said.items() if one[1] == 0 and self.names[jid]
+        ]
+        return Told(said, succeeded)
+
     def _launch(self, batch):
         requests = []
         for number in range(BATCH):
@@ -170,6 +186,40 @@ class Life:
                         first = self.reported.setdefault(job.jid, (moment, said))
                         if moment < first[0]:
                             self.reported[job.jid] = (moment, said)
+
+
+class Afterwards:
+    """The machine after its reboot, which looks at one disk after the other."""
+
+    def __init__(self, machine, life, folder):
+        self.folder = folder
+        digest = os.path.basename(os.path.dirname(life.engine))
+        plain = json.dumps(request("/bin/echo", "new"))
+        self.process = subprocess.Popen(
+            [
+                *machine.prefix,
+                *(sys.executable, "-I", "-S", "-B", "-c", AFTERWARDS),
+                *(os.path.dirname(_launch._job.__path__[0]), digest, plain),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_error):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+    def find(self, image, names):
+        """Return every look, and what a plain launch and launches of these names say."""
+        line = json.dumps([str(image), str(self.folder), names])
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
 
 
 def _look(job):
@@ -214,8 +264,8 @@ def builtin_after_cuts(builtin, disk, folder, rng):
 def test_power_loss(disk, machine, folder, builtin, record_property):
     """
     the power goes at random moments while jobs start and end; what the disk had not flushed is lost in part
-    | what was launched is there; what was reported as finished is, with its rc and output; all else is `lost` or has its true
-    result; nothing runs again; the next launch works
+    | what was launched is there; what was reported as finished is, with its rc and output; all else is `lost` or has
+    its true result; nothing runs again; the next launch works
     """
     life = Life(disk)
     life.live()
@@ -224,44 +274,33 @@ def test_power_loss(disk, machine, folder, builtin, record_property):
     rng = random.Random(f"{SEED} power")
     moments = [rng.choice(notes)[0] for _count in range(CUTS - CUTS // 2)]
     moments += [moment for moment, _said in rng.choices(list(life.reported.values()), k=CUTS // 2)]
-    engine = os.path.dirname(life.engine)
     (folder / "after").mkdir()
-    program = (sys.executable, "-I", "-S", "-B", "-c", AFTERWARDS)
-    plain = json.dumps(request("/bin/echo", "new"))
-    arguments = (os.path.dirname(_launch._job.__path__[0]), os.path.basename(engine), plain)
     unsynced = 0
     states = collections.Counter()
-    with subprocess.Popen(
-        [*machine.prefix, *program, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as checker:
+    with Afterwards(machine, life, folder / "after") as afterwards:
         for number, moment in enumerate(moments):
             image = folder / f"cut.{number}"
             unsynced += disk.cut(notes, moment, rng, image) > 0
-            told = {jid: said for jid, (at, said) in life.reported.items() if at <= moment}
-            succeeded = [
-                life.names[jid] for jid, said in told.items() if said[1] == 0 and life.names[jid]
-            ]
-            names = rng.sample(succeeded, min(1, len(succeeded)))
-            checker.stdin.write(json.dumps([str(image), str(folder / "after"), names]) + "\n")
-            checker.stdin.flush()
-            found = json.loads(checker.stdout.readline())
-            check(life, moment, told, found, f"cut {number} of seed {SEED}")
+            told = life.told(moment)
+            names = rng.sample(told.succeeded, min(1, len(told.succeeded)))
+            found = afterwards.find(image, names)
+            check_looks(life, moment, told.said, found["looks"], f"cut {number} of seed {SEED}")
+            check_launches(found["launches"], names)
             image.unlink()
             states.update(look[0] for look in found["looks"].values())
-            kept = [launch.get("decision") for launch in found["launches"][1:]]
-            assert kept == ["keep"] * len(names), found["launches"]
-            assert found["launches"][0] == "succeeded", found["launches"]
-        checker.stdin.close()
     record_property("builtin", builtin_after_cuts(builtin, disk, folder, rng))
     record_property("cuts", f"{len(moments)}, {unsynced} of them with writes that were not flushed")
     assert states["lost"] and states["succeeded"] and states["failed"], states
 
 
-def check(life, moment, told, found, which):
-    looks = {jid: tuple(look) for jid, look in found["looks"].items()}
+def check_launches(launches, names):
+    plain, *named = launches
+    assert plain == "succeeded", launches
+    assert [one.get("decision") for one in named] == ["keep"] * len(names), launches
+
+
+def check_looks(life, moment, told, looks, which):
+    looks = {jid: tuple(look) for jid, look in looks.items()}
     for jid, at in life.launched.items():
         assert at > moment or jid in looks, f"{which}: {jid} is missing"
     for jid, said in told.items():

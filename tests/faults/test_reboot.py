@@ -55,7 +55,8 @@ def outcome(found):
 def test_a_job_that_ran_is_lost(machine, launcher, builtin, record_property):
     """
     the machine is switched off while a job runs
-    | the first look after the reboot says `lost`, reason `rebooted`, with the output so far; every later look says the same
+    | the first look after the reboot says `lost`, reason `rebooted`, with the output so far; every later look says the
+    same
     """
     jid = machine.start(launcher, "echo so far; sleep 600")
     until(lambda: machine.look(launcher, jid)["stdout"])
@@ -196,7 +197,8 @@ def test_the_container_is_restarted(machine, launcher):
 def test_a_look_from_another_machine(machine, launcher, tmp_path):
     """
     another machine, which sees the same files over a network but no lock, looks at a running job
-    | the look fails and names the machine that has the job; nothing is written down; once the job has finished, its result is seen
+    | the look fails and names the machine that has the job; nothing is written down; once the job has finished, its
+    result is seen
     """
     if not os.path.exists("/etc/machine-id"):
         pytest.skip("needs a machine with an /etc/machine-id")

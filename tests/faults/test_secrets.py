@@ -78,7 +78,7 @@ def test_no_log_travels_with_the_job(tmp_path, builtin, record_property):
     assert {(one["cmd"], one["stdout"], one["stderr"]) for one in seen} == {(HIDDEN,) * 3}
     assert CANARY not in str(seen)
     assert (seen[-1]["state"], seen[-1]["rc"]) == ("failed", 3)
-    assert CANARY not in Path(launched["results_file"]).read_text()
+    assert CANARY not in Path(launched["results_file"]).read_text(encoding="utf-8")
 
     shown = run_module("job_status", async_dir=async_dir, jid=jid, reveal=True)
     assert (shown["stdout"], shown["stderr_lines"], shown["cmd"]) == (OUTPUT, [OUTPUT], HIDDEN)
