@@ -32,9 +32,9 @@ REST = 1.0  # seconds from the launch of the last job to the look at the process
 AIM_COUNT = 100
 AIM_PSS = 1.5  # MB each, of AIM_COUNT jobs of one batch
 AIM_CPU = 0.02  # of one core
-WARM = 10.0  # seconds of waiting that are not looked at: the first run of the module
+WARM = 5.0  # seconds of waiting that are not looked at: the first run of the module
 WINDOW = 60.0  # seconds that are looked at; job_wait asks again once in them
-BASE_SLEEP = 15  # seconds of the task that tells what ansible itself uses while it waits for a task
+BASE_SLEEP = 9  # seconds of the task that tells what ansible itself uses while it waits for a task
 
 _MEMORY = """\
 PSS (proportional set size: what a process shares with others counts in equal parts) per live job in all
