@@ -260,7 +260,10 @@ def _install(where: Store) -> str:
         # Compiled here, once, because an interpreter never gives back the memory that compiling takes.
         # Durably, and that which stands for all at last: what a power cut has torn stops an interpreter for ever.
         for name in sorted(files, key="program.py".__eq__):
-            compiled = py_compile.compile(os.path.join(path, name), doraise=True)
+            source = os.path.join(path, name)
+            # Without docstrings, which a keeper would carry for as long as its job lives.
+            target = importlib.util.cache_from_source(source)
+            compiled = py_compile.compile(source, target, doraise=True, optimize=2)
             if compiled is not None:
                 _fsync(compiled)
     return path

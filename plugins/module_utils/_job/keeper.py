@@ -50,7 +50,7 @@ class Keeper:
         self._wakeup = (-1, -1)
         self._report = -1
         self._poll = select.poll()
-        self._limiters: list[output.Limiter] = []
+        self._streams = output.Streams([], 0)
         self._starter = Starter(job, request, lock)
         self._stop: Record | None = None
         self._session: tuple[int, int] | None = None  # of the command of an adopted job, if sure
@@ -63,9 +63,10 @@ class Keeper:
         :param to_start: open also what the runner needs, as the command starts at once.
         """
         self._wakeup = runner.wakeup_pipe()
-        limit = self.request["output_limit"]
+        fds: list[int] = []
         for name in schema.STREAMS:
-            self._limiters.append(output.Limiter(self.job.open_stream(name, os.O_RDWR), limit))
+            fds.append(self.job.open_stream(name, os.O_RDWR))
+            self._streams = output.Streams(fds, self.request["output_limit"])
         self._poll.register(self._wakeup[0], select.POLLIN)
         self._poll.register(self._lock, select.POLLIN)
         if to_start:
@@ -73,8 +74,7 @@ class Keeper:
 
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
-        fds = [limiter.fd for limiter in self._limiters]
-        return fds + [fd for fd in self._wakeup if fd >= 0] + self._starter.opened()
+        return self._streams.fds + [fd for fd in self._wakeup if fd >= 0] + self._starter.opened()
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
@@ -130,8 +130,7 @@ class Keeper:
 
     def _start(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> None:
         begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
-        self._written, self.command, self._began = begun.record, begun.command, begun.monotonic
-        self.runner, self._report = begun.runner, begun.report
+        self._written, self.command, self.runner, self._began, self._report = begun
         self._poll.register(self._report, select.POLLIN)
 
     def _become_keeper(self) -> None:
@@ -200,7 +199,7 @@ class Keeper:
     def _next_wake(self, deadline: float | None) -> float | None:
         """Return how many seconds to sleep at the most; None for as long as nothing happens."""
         limits = [] if deadline is None else [max(0.0, deadline - time.monotonic())]
-        if self.request["output_limit"]:
+        if self.request["output_limit"] and not self._streams.is_quiet:
             limits.append(output.CHECK_INTERVAL)
         if not self.runner:
             limits.append(ORPHAN_INTERVAL)
@@ -265,9 +264,9 @@ class Keeper:
                 self.runner = 0
 
     def _limit_output(self) -> None:
-        for limiter in self._limiters:
-            limiter.check()
-        self._output_error = self._output_error or output_error(self.job, probe=False)
+        """Keep the output within its limit; and if there is more, ask whether the disk has room for it."""
+        if self._streams.check(self.job.fd) and self._output_error is None:
+            self._output_error = output_error(self.job, probe=False)
 
     # -- end --------------------------------------------------------------------------------------------------------
 
@@ -324,9 +323,10 @@ class Keeper:
 
     def _excerpts(self) -> Record:
         found: Record = {"truncated": False}
-        for name, limiter in zip(schema.STREAMS, self._limiters):
-            limit = min(schema.EMBED_LIMIT, limiter.limit or schema.EMBED_LIMIT)
-            found[name], found[name + "_bytes"], cut = output.excerpt(limiter.fd, limit)
+        for name, (text, size, cut) in zip(
+            schema.STREAMS, self._streams.excerpts(schema.EMBED_LIMIT)
+        ):
+            found.update({name: text, name + "_bytes": size})
             found["truncated"] = found["truncated"] or cut
         return found
 

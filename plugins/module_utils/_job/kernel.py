@@ -1,11 +1,12 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The two kernel calls that the standard library does not offer, and what to do without them."""
+"""What the kernel offers and not every one has, or the standard library does not know; and what to do without."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 
 try:
@@ -27,6 +28,15 @@ _EMULATED_TAIL = (
 def become_subreaper() -> bool:
     """Make orphaned descendants children of this process; tell whether the kernel agreed (prctl(2))."""
     return _PRCTL is not None and _PRCTL(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def announce_writing(folder: int) -> bool:
+    """Ask for one SIGIO at the next write to a file of a folder (F_NOTIFY of fcntl(2)); tell whether it will come."""
+    try:
+        fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_MODIFY)
+    except OSError:  # a kernel without it
+        return False
+    return True
 
 
 def punch_hole(fd: int, start: int, end: int) -> None:

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     pass
 
-# Seconds between two looks at the size: disk use stays within limit plus one second of writing.
+# Seconds between two looks at the size of what grows: disk use stays within limit plus one second of writing.
 CHECK_INTERVAL = 0.8
 
 _BLOCK = 4096  # holes are made of whole blocks
@@ -39,15 +39,53 @@ class Limiter:
         self.limit = limit
         self._hole_from = -(-(limit // 2) // _BLOCK) * _BLOCK
         self._hole_to = self._hole_from
+        self._size = 0
 
-    def check(self) -> None:
-        """Punch out what has come to lie in the middle since the last check."""
-        if not self.limit:
-            return
-        end = (os.fstat(self.fd).st_size - (self.limit - self.limit // 2)) // _BLOCK * _BLOCK
-        if end > self._hole_to:
+    def check(self) -> bool:
+        """Punch out what has come to lie in the middle since the last check; tell whether there is more than then."""
+        size = os.fstat(self.fd).st_size
+        end = (size - (self.limit - self.limit // 2)) // _BLOCK * _BLOCK
+        if self.limit and end > self._hole_to:
             kernel.punch_hole(self.fd, self._hole_to, end)
             self._hole_to = end
+        grown = size != self._size
+        self._size = size
+        return grown
+
+
+class Streams:
+    """Both streams of a job, and what the keeper does about them.
+
+    :param fds: their files, in the order of ``schema.STREAMS``.
+    :param limit: bytes to keep of each; 0 keeps all.
+    """
+
+    def __init__(self, fds: list[int], limit: int) -> None:
+        self.fds = fds
+        self.is_quiet = False  # nothing has been written lately, and the kernel tells when it is
+        self._limit = limit
+        self._limiters = [Limiter(fd, limit) for fd in fds]
+
+    def check(self, folder: int) -> bool:
+        """Keep them within their limit, and tell whether they have grown since the last check.
+
+        :param folder: descriptor of the one that holds them.
+        """
+        grown = self._has_grown()
+        # Asked for before the last look, so that nothing is written unnoticed in between.
+        told = not grown and kernel.announce_writing(folder)
+        self.is_quiet = told and not self._has_grown()
+        return grown
+
+    def _has_grown(self) -> bool:
+        grown = False
+        for limiter in self._limiters:
+            grown = limiter.check() or grown
+        return grown
+
+    def excerpts(self, limit: int) -> list[tuple[str, int, bool]]:
+        """Return of each what :func:`excerpt` does; at most ``limit`` bytes."""
+        return [excerpt(fd, min(limit, self._limit or limit)) for fd in self.fds]
 
 
 def hole(fd: int, size: int) -> tuple[int, int]:

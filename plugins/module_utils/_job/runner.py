@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
+TOLD = (signal.SIGCHLD, signal.SIGIO)  # a child has changed; see kernel.announce_writing
+
 # Seconds between two attempts to give a job a new keeper: one that dies at once is not worth a storm.
 ADOPT_INTERVAL = 1.0
 
@@ -42,12 +44,13 @@ class Inheritance:
         self.ignored = [number for number in IGNORED if signal.getsignal(number) is signal.SIG_IGN]
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)  # see wakeup_pipe
+        for number in TOLD:
+            signal.signal(number, lambda _number, _frame: None)  # see wakeup_pipe
 
     def restore(self) -> None:
         """Undo what this package, and the interpreter at its start, changed (subprocess's restore_signals)."""
         os.umask(self.umask)
-        for number in (*IGNORED, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (*IGNORED, *TOLD, signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_IGN if number in self.ignored else signal.SIG_DFL)
 
 
@@ -138,7 +141,7 @@ def read_all(fd: int) -> bytes:
 
 
 def wakeup_pipe() -> tuple[int, int]:
-    """Return a pipe for signal.set_wakeup_fd: its first end becomes readable when a child changes.
+    """Return a pipe for signal.set_wakeup_fd: its first end becomes readable when a child changes or something is written.
 
     Python writes to it only for a signal that has a handler: the launcher's, see Inheritance.
     """

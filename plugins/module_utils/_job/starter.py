@@ -22,27 +22,6 @@ if TYPE_CHECKING:
     from .schema import Record
 
 
-class Begun:
-    """A command that has been exec'ed.
-
-    :param record: the job's, JSON.
-    :param command: its pid; ``runner`` is its parent's.
-    :param monotonic: when it was started.
-    :param report: where the runner tells how it ended.
-    """
-
-    __slots__ = ("command", "monotonic", "record", "report", "runner")
-
-    def __init__(
-        self, record: bytes, *, command: int, runner: int, monotonic: float, report: int
-    ) -> None:
-        self.record = record
-        self.command = command
-        self.runner = runner
-        self.monotonic = monotonic
-        self.report = report
-
-
 class Starter:
     """Starts the command of one job.
 
@@ -89,8 +68,9 @@ class Starter:
         ahead: list[str],
         borrowed: list[int],
         adopt: Callable[[Job, list[int]], None],
-    ) -> Begun:
-        """Start the command.
+    ) -> tuple[bytes, int, int, float, int]:
+        """Start the command and return the job's record, JSON; the pids of the command and of its runner; when that was
+        (monotonic clock); and the descriptor by which the runner tells how it ended.
 
         :param accepted: what :meth:`accept` returned; empty for a job that has not been queued.
         :param inheritance: what the command must find unchanged.
@@ -122,9 +102,7 @@ class Starter:
         summary, _newline, record = self._by_hand(write_down).partition(b"\n")
         self._open_gate(report)
         pid, monotonic = summary.split()
-        return Begun(
-            record, command=int(pid), runner=self._runner, monotonic=float(monotonic), report=report
-        )
+        return record, int(pid), self._runner, float(monotonic), report
 
     def _open_gate(self, report: int) -> None:
         """Let the command exec. :raises JobError: it could not."""

@@ -7,10 +7,12 @@ import os
 import random
 import subprocess
 import sys
+import time
 
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import kernel, output
+from ansible_collections.durable.jobs.tests.unit.support import until
 
 
 @pytest.fixture
@@ -110,3 +112,30 @@ def test_nothing_is_read_with_limit_0(stream):
     assert output.excerpt(stream, 0) == ("", 0, False)
     fill(stream, b"x")
     assert output.excerpt(stream, 0) == ("", 1, True)
+
+
+def test_the_keeper_of_a_command_that_writes_nothing_is_left_asleep(launcher):
+    job = launcher.shell("sleep 100", output_limit=10**6)
+    keeper, _runner = launcher.keeper(job)
+
+    def switches():
+        with open(f"/proc/{keeper}/status", encoding="ascii") as status:
+            return int(status.read().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    time.sleep(2.5)  # it looks once or twice before it trusts the kernel
+    before = switches()
+    time.sleep(2.5)
+    assert switches() - before <= 1
+
+
+def test_a_burst_after_a_pause_is_kept_within_the_limit(launcher):
+    line = "until [ -e go ]; do sleep 0.1; done; head -c 3000000 /dev/zero; until [ -e end ]; do sleep 0.1; done"
+    job = launcher.shell(line, output_limit=100_000, chdir=launcher.store.path)
+    time.sleep(2.5)
+    launcher.release()
+    path = job.path("stdout")
+    until(lambda: os.stat(path).st_size == 3_000_000, "the output")
+    until(lambda: os.stat(path).st_blocks * 512 <= 110_000, "the cut")
+    with open(os.path.join(launcher.store.path, "end"), "wb"):
+        pass
+    assert launcher.finished(job)["stdout_bytes"] == 3_000_000
