@@ -46,10 +46,11 @@ class ActionModule(ForwardingAction):
         try:
             args["jobs"] = [one.plain() for one in references(args.get("jobs", []))]
             timeout = _seconds(args.get("timeout"), "timeout")
-            reconnect = _seconds(args.get("reconnect_timeout"), "reconnect_timeout") or RECONNECT
+            reconnect = _seconds(args.get("reconnect_timeout"), "reconnect_timeout")
         except JobError as error:
             return dict(result, failed=True, msg=error.msg)
-        result.update(self._wait(args, timeout, reconnect, task_vars))
+        patience = RECONNECT if reconnect is None else reconnect
+        result.update(self._wait(args, timeout, patience, task_vars))
         return result
 
     def _wait(
