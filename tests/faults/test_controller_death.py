@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from ansible_collections.durable.jobs.tests.faults.hosts import reached
 
 ROOT = Path(_job.__file__).parents[3]
 PLAYBOOK = ROOT / "docs" / "examples" / "resume.yml"
-MOMENTS = int(os.environ.get("DURABLE_JOBS_MOMENTS", "50"))
+MOMENTS = int(os.environ.get("DURABLE_JOBS_MOMENTS", "20"))
 WORK = ("reindex", "migrate")
 PATIENCE = 120  # seconds after which a play that does not end is a failure
 
@@ -76,11 +77,17 @@ class Controller:
 
 
 @pytest.fixture(scope="module")
-def controller(request):
-    with reached(request.param) as (folder, variables):
-        controller = Controller(folder, variables)
-        controller.times = undisturbed(controller)
-        yield controller
+def controllers():
+    """Return what makes the controller of a host, once: a parametrized fixture would be made for every moment."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def made(host):
+            controller = Controller(*stack.enter_context(reached(host)))
+            controller.times = undisturbed(controller)
+            return controller
+
+        yield made
 
 
 def undisturbed(controller):
@@ -116,16 +123,16 @@ def kill(play):
 
 
 @pytest.mark.parametrize(
-    ("controller", "number"),
+    ("host", "number"),
     [("local", number) for number in range(MOMENTS)]
     + [("ssh", number) for number in range(MOMENTS // 5)],
-    indirect=["controller"],
 )
-def test_a_play_that_was_killed_is_run_again(controller, number, record_property):
+def test_a_play_that_was_killed_is_run_again(controllers, host, number, record_property):
     """
     ansible-playbook is killed while it launches or waits
     | run again, it joins its jobs: each command ran once, and its result is shown
     """
+    controller = controllers(host)
     first, second, end = controller.times
     rng = random.Random(f"{SEED} {number}")
     moment = rng.uniform(first / 2, second) if number % 2 else rng.uniform(second, end)

@@ -245,7 +245,7 @@ def connection():
 
 @pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "files"])
 @pytest.mark.parametrize("server_side", [True, False], ids=["server", "client"])
-@pytest.mark.parametrize("number", range(CUTS // 30))
+@pytest.mark.parametrize("number", range(CUTS // 50))
 def test_the_connection_is_cut(connection, number, server_side, pipelining, record_property):
     """
     the SSH connection is cut at a random moment of a launch
