@@ -32,7 +32,7 @@ REST = 1.0  # seconds from the launch of the last job to the look at the process
 AIM_COUNT = 100
 AIM_PSS = 1.5  # MB each, of AIM_COUNT jobs of one batch
 AIM_CPU = 0.02  # of one core
-WARM = 5.0  # seconds of waiting that are not looked at: the first run of the module
+WARM = 10.0  # seconds of waiting that are not looked at: the first run of the module
 WINDOW = 60.0  # seconds that are looked at; job_wait asks again once in them
 BASE_SLEEP = 9  # seconds of the task that tells what ansible itself uses while it waits for a task
 
@@ -175,12 +175,17 @@ def _shares(lab: Lab, running: Running, seconds: float) -> dict[str, float]:
         lambda: processes.cpu(main),
         lambda: family.cpu(running.family.root),
         lambda: sum(family.cpu(root) for root in lab.targets),
+        lambda: sum(processes.cpu(pid) for pid in processes.engine_of_ours([], str(lab.async_dir))),
     ]
-    of_main, of_all, target = _used(clocks, seconds)
+    of_main, of_all, target, engine = _used(clocks, seconds)
+    other = of_all - of_main
+    if not lab.targets:
+        other, target = 0.0, other
     return {
         _MAIN: of_main,
-        "its worker, `ssh`" if lab.targets else "its worker, and the target": of_all - of_main,
-        "the target: sshd, module, keepers, runners, jobs": target,
+        "its worker, `ssh`": other,
+        "the target: keepers and runners, which watch the jobs whether somebody waits or not": engine,
+        "the target: the wait, sshd": target - engine,
     }
 
 
