@@ -271,7 +271,7 @@ class Keeper:
     # -- end --------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[tree.Process]:
-        # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is the runner's child.
+        # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is its child.
         parent = [self.runner] if self.runner and self.runner == os.getppid() else []
         return tree.members(
             self.job.jid,

@@ -141,7 +141,7 @@ def read_all(fd: int) -> bytes:
 
 
 def wakeup_pipe() -> tuple[int, int]:
-    """Return a pipe for signal.set_wakeup_fd: its first end becomes readable when a child changes or something is written.
+    """Return a pipe for signal.set_wakeup_fd: its first end becomes readable when one of TOLD comes.
 
     Python writes to it only for a signal that has a handler: the launcher's, see Inheritance.
     """
