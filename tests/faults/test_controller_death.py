@@ -150,8 +150,12 @@ def test_a_play_that_was_killed_is_run_again(controllers, host, number, record_p
         out, _none = play.communicate(timeout=PATIENCE)
 
     assert play.returncode == 0, out
+    check(controller, release, out, f"killed after {moment} s")
+
+
+def check(controller, release, out, fault):
     for work, name in zip(WORK, (f"reindex for {release}", f"migrate to {release}")):
-        assert controller.ran(release, work) == 1, f"{work} killed after {moment} s: {out}"
+        assert controller.ran(release, work) == 1, f"{work} {fault}: {out}"
         record = controller.record(name)
         assert (record["state"], record["rc"]) == ("succeeded", 0)
         assert record["stdout"].rstrip() == f"{work} is done"
