@@ -74,6 +74,9 @@ class Waiter:
                 self._jobs.append(job)
             if job is not None:
                 jids.add(job.jid)
+        self._bells = _Bells(self._jobs)
+        # In this order: a bell that was taken before a look misses nothing that happens after it.
+        self._bells.hang(list(range(len(self._meant))))
         self.found: list[Record] = [self._look(number) for number in range(len(self._meant))]
 
     def wait(
@@ -93,20 +96,16 @@ class Waiter:
         until = time.monotonic() + seconds
         if seen is not None and seen != [news(job) for job in self.found]:
             until = min(until, time.monotonic() + gather)
-        with _Bells(self._jobs) as bells:
-            # A bell that is taken after a look misses no change if there is a look after it.
-            todo = bells.hang(
-                [number for number, job in enumerate(self.found) if not job["finished"]]
-            )
-            while True:
-                changed = self._look_again(todo)
-                if changed:
-                    until = min(until, time.monotonic() + gather)
+        try:
+            while not is_reached(self.found):
                 left = until - time.monotonic()
-                if is_reached(self.found) or left <= 0:
+                if left <= 0:
                     return
                 live = [number for number, job in enumerate(self.found) if not job["finished"]]
-                todo = bells.ring(live, left)
+                if self._look_again(self._bells.ring(live, left)):
+                    until = min(until, time.monotonic() + gather)
+        finally:
+            self._bells.take_down()
 
     def _look_again(self, numbers: list[int]) -> bool:
         changed = False
@@ -210,12 +209,13 @@ class _Bells:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         self._room = soft - SPARE_DESCRIPTORS
 
-    def __enter__(self) -> _Bells:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
+    def take_down(self) -> None:
+        """Let go of all."""
         for fd in self._numbers:
+            self._poll.unregister(fd)
             os.close(fd)
+        self._numbers.clear()
+        self._hung.clear()
 
     def hang(self, numbers: list[int]) -> list[int]:
         """Take the bells of jobs, and return these jobs: they may have changed before."""

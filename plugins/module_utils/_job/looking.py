@@ -127,24 +127,23 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
             return _reconcile(job, final) if settle else final
     private = record[schema.PRIVATE]
     same_boot = private["boot_id"] == store.boot_id()
-    keeper = keeper or (same_boot and _outlives_its_folder(job, private))
-    runner = job.is_held("runner")
-    exited = job.slot("exit")
-    command = same_boot and tree.is_command(
-        private["command"]["pid"], private["command"]["started"]
-    )
-    ending = job.slot("ending")
-    left = bool(ending and same_boot and not keeper and tree.marked(job.jid))
+    exited = ending = None
     evidence = schema.Evidence(
         queued=record["state"] == schema.QUEUED,
-        keeper=keeper,
-        runner=runner,
-        exited=exited is not None,
+        keeper=keeper or (same_boot and _outlives_its_folder(job, private)),
         same_boot=same_boot,
-        command=command,
-        left=left,
-        damaged=schema.FLAW in private or (exited is None and job.spoilt("exit")),
     )
+    if (
+        not evidence.keeper
+    ):  # else nothing more counts, and who waits for a thousand jobs looks often
+        exited, ending = job.slot("exit"), job.slot("ending")
+        evidence.exited = exited is not None
+        evidence.runner = job.is_held("runner")
+        evidence.command = same_boot and tree.is_command(
+            private["command"]["pid"], private["command"]["started"]
+        )
+        evidence.left = bool(ending and same_boot and tree.marked(job.jid))
+        evidence.damaged = schema.FLAW in private or (exited is None and job.spoilt("exit"))
     state, reason = schema.verdict(evidence)
     if state == schema.QUEUED:
         return record

@@ -148,10 +148,10 @@ class Evidence:
         *,
         queued: bool,
         keeper: bool,
-        runner: bool,
-        exited: bool,
         same_boot: bool,
-        command: bool,
+        runner: bool = False,
+        exited: bool = False,
+        command: bool = False,
         left: bool = False,
         damaged: bool = False,
     ) -> None:
