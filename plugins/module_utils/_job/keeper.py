@@ -53,7 +53,8 @@ class Keeper:
         self._streams = output.Streams([], 0)
         self._starter = Starter(job, request, lock)
         self._stop: Record | None = None
-        self._session: tuple[int, int] | None = None  # of the command of an adopted job, if sure
+        # The command's, where it must be asked and is sure: pid and start.
+        self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
         self._output_error: str | None = None  # what the disk told, or would have told, the command
 
@@ -132,6 +133,9 @@ class Keeper:
         begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
         self._written, self.command, self.runner, self._began, self._report = begun
         self._poll.register(self._report, select.POLLIN)
+        if not self.subreaper:  # else whatever leaves its parent becomes ours
+            command = json.loads(self._written)[schema.PRIVATE]["command"]
+            self._session = (self.command, command["started"])
 
     def _become_keeper(self) -> None:
         """Leave the launcher's session, and hear of our own children."""
