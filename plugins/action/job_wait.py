@@ -73,7 +73,8 @@ class ActionModule(ForwardingAction):
             answer = contact.ask(dict(args, _part=dict(part, seen=news.seen)), task_vars)
             if answer is None:
                 continue
-            news.take(answer.pop("news", []))
+            if "news" in answer:
+                news.take(answer.pop("news"))
             args["jobs"] = answer.pop("meant", args["jobs"])
             if answer.pop("done", True):
                 return answer
