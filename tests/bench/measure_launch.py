@@ -51,7 +51,7 @@ def label(host: str) -> str:
 
 def _times(lab: Lab, hosts: t.Sequence[str]) -> dict[tuple[str, str], Samples]:
     found: dict[tuple[str, str], list[float]] = {}
-    plays = [Play(host, _turns(lab.repetitions(9))) for host in hosts]
+    plays = [Play(host, _turns(lab.repetitions(7))) for host in hosts]
     for task in lab.run(plays, settle=SETTLE):
         kind, _space, turn = task.name.partition(" ")
         if turn != WARM_UP:

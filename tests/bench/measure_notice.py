@@ -32,7 +32,7 @@ def measure(lab: Lab) -> Section:
     ways: list[int | None] = [None, *DELAYS]
     ends: dict[str, pathlib.Path] = {}
     plan: list[TaskSpec] = []
-    count = lab.repetitions(5)
+    count = lab.repetitions(3)
     for turn in range(count):
         for delay in ways:
             # One random moment of each of `count` equal parts of the delay.
