@@ -50,8 +50,9 @@ def draw(plot: Plot, folder: pathlib.Path) -> None:
         path = folder / plot.file
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     # Its lines end in blanks, which the linters refuse.
-    lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("".join(line.rstrip() + "\n" for line in lines), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    trimmed = "".join(line.rstrip() + "\n" for line in text.splitlines())
+    path.write_text(trimmed, encoding="utf-8")
 
 
 def _panel(axes: Axes, unit: str, lines: dict[str, dict[int, float]]) -> None:
