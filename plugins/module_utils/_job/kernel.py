@@ -13,7 +13,8 @@ try:
     import ctypes
 
     _LIBC = ctypes.CDLL(None, use_errno=True)
-    _PRCTL = _LIBC.prctl
+    # Without errno, whose handling would write to nine more pages of every keeper and every runner.
+    _PRCTL = ctypes.CDLL(None).prctl
 except (ImportError, OSError):  # an interpreter built without libffi
     _LIBC = _PRCTL = None  # type: ignore[assignment]
 

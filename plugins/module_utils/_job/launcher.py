@@ -109,15 +109,18 @@ def _launch_side_by_side(ready: list[Launch], inheritance: Inheritance) -> None:
     ready.clear()
 
 
-def _spans(fds: set[int]) -> list[tuple[int, int]]:
-    """Return descriptors as ranges: the first, and the one after the last."""
-    spans: list[tuple[int, int]] = []
+def _spans(fds: set[int]) -> memoryview:
+    """Return descriptors as ranges: the first, and the one after the last.
+
+    In one piece of memory: a keeper that read numbers from all over it would copy all of that.
+    """
+    spans: list[int] = []
     for fd in sorted(fds):
-        if spans and spans[-1][1] == fd:
-            spans[-1] = (spans[-1][0], fd + 1)
+        if spans and spans[-1] == fd:
+            spans[-1] = fd + 1
         else:
-            spans.append((fd, fd + 1))
-    return spans
+            spans += (fd, fd + 1)
+    return memoryview(b"".join(fd.to_bytes(4, sys.byteorder) for fd in spans)).cast("i")
 
 
 def _lock_name(launch: Launch, store: Store, ready: list[Launch], inheritance: Inheritance) -> None:
@@ -215,7 +218,7 @@ class Launch:
             fds.append(self.job.fd)
         return fds
 
-    def fork(self, keeper: Keeper, inheritance: Inheritance, others: list[tuple[int, int]]) -> None:
+    def fork(self, keeper: Keeper, inheritance: Inheritance, others: memoryview) -> None:
         """Start the keeper; ``others`` are descriptors of the jobs that are launched side by side, and not for it."""
         try:
             self._pid = os.fork()
@@ -224,8 +227,8 @@ class Launch:
             self.answer = _error(keeper.job.store.failure(error))
             keeper.job.remove()
         if self._pid == 0:
-            for first, end in others:
-                os.closerange(first, end)
+            for place in range(0, len(others), 2):
+                os.closerange(others[place], others[place + 1])
             os.close(self._fds.pop("out"))
             self._fds.pop("keeper")
             turn_lock = self._fds.pop("turn", -1)

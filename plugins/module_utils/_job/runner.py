@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from . import kernel, tree
+from . import kernel
 from .folder import log_loss
 from .schema import COOKIE
 
@@ -58,7 +58,7 @@ class Outfit:
     """The descriptors of a runner. Who will fork its keeper opens them, see ``launcher.SIDE_BY_SIDE``.
 
     ``gate``: the command is exec'ed when a byte comes through, never if it is closed before.
-    ``report``: lines to the keeper: who the command is, why it could not be exec'ed (or nothing), how it ended.
+    ``report``: to the keeper: who the command is, then, a line each, why it could not be exec'ed (or nothing), how it ended.
     ``refusal``: closed by a successful exec; else says why there was none.
     ``lock``: the runner's, ``bell``: hangs up when the keeper ends, ``wakeup``: see wakeup_pipe.
 
@@ -94,11 +94,14 @@ def run(
     inheritance: Inheritance,
     outfit: Outfit,
     adopt: Callable[[Job, list[int]], None],
+    register: Callable[[], bytes],
 ) -> None:
     """Be the runner of a job, in a process of its own, which the caller ends afterwards.
 
     :param adopt: becomes the keeper of a job whose keeper has died; called in a process of its own, with descriptors
         to close as soon as it holds the keeper's lock.
+    :param register: writes down that the job is about to run, and returns what the keeper is to be told of it; called
+        in the command's process, before it waits at the gate.
     """
     lock = outfit.lock
     if lock is None:
@@ -108,7 +111,7 @@ def run(
     os.close(outfit.report_out)
     pid = os.fork()
     if pid == 0:
-        _become_command(job, request, inheritance, outfit)
+        _become_command(job, request, inheritance, outfit, register)
     os.close(outfit.gate_out)
     os.close(outfit.refusal_in)
     os.chdir("/")
@@ -218,22 +221,29 @@ def _fork_keeper(job: Job, lock: int, adopt: Callable[[Job, list[int]], None]) -
 
 
 def _tell(fd: int, line: bytes) -> None:
+    _send(fd, line + b"\n")
+
+
+def _send(fd: int, data: bytes) -> None:
     try:
-        os.write(fd, line + b"\n")
+        while data:
+            data = data[os.write(fd, data) :]
     except BrokenPipeError:  # the keeper is dead; the exit record will tell
         pass
 
 
 def _become_command(
-    job: Job, request: Record, inheritance: Inheritance, outfit: Outfit
+    job: Job,
+    request: Record,
+    inheritance: Inheritance,
+    outfit: Outfit,
+    register: Callable[[], bytes],
 ) -> NoReturn:
     parameter, subject = request["parameter"], request["argv"][0]
     failure = b"{}"  # the gate was closed
     try:
         os.setsid()
-        itself = tree.process(os.getpid())
-        who = {"pid": os.getpid(), "started": itself.started if itself else 0}
-        _tell(outfit.report_in, json.dumps(who).encode())
+        _send(outfit.report_in, register())
         stdin = request["stdin"]
         sources = [
             os.open("/dev/null", os.O_RDONLY)

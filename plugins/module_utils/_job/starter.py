@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from . import runner, schema, store
+from . import runner, schema, store, tree
 from .errors import JobError
 from .folder import Job
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from .runner import Inheritance
     from .schema import Record
+
+_SIZE_DIGITS = 12  # how many bytes a registration has, in front of it
 
 
 class Starter:
@@ -55,7 +57,7 @@ class Starter:
         """
 
         def write_down() -> bytes:
-            record = self._new_record()
+            record = self._new_record(os.getppid())
             self._publish(record)
             return json.dumps(record).encode()
 
@@ -81,28 +83,43 @@ class Starter:
         """
         try:
             outfit = self.open()
-            self._fork_runner(outfit, inheritance, borrowed, adopt)
+            self._fork_runner(outfit, inheritance, borrowed, adopt, self._register(accepted, ahead))
             os.chdir("/")
         except OSError as error:
             raise self._job.store.failure(error) from None
-        report = outfit.report_out
+        answer = _registered(outfit.report_out)
+        summary, _blank, record = _worked_out(answer).partition(b" ")
+        self._open_gate(outfit.report_out)
+        pid, _slash, monotonic = summary.partition(b"/")
+        return record, int(pid), self._runner, float(monotonic), outfit.report_out
+
+    def _register(self, accepted: bytes, ahead: list[str]) -> Callable[[], bytes]:
+        """Return how the command, which is about to run, writes down who it is.
+
+        What that touches in memory is copied (fork(2)), and a keeper lives long; the command's process throws all of
+        it away when it execs.
+        """
+        keeper = os.getpid()
 
         def write_down() -> bytes:
+            itself = tree.process(os.getpid())
+            command = {"pid": os.getpid(), "started": itself.started if itself else 0}
             start: Record = {"epoch": time.time(), "monotonic": time.monotonic()}
-            command = json.loads(_line(report))
-            start.update(runner=self._runner, command=command, ahead=ahead)
-            record = schema.begin(json.loads(accepted) if accepted else self._new_record(), start)
+            start.update(runner=os.getppid(), command=command, ahead=ahead)
+            record = json.loads(accepted) if accepted else self._new_record(keeper)
+            record = schema.begin(record, start)
             if accepted:
                 self._job.replace(record)
             else:
                 self._publish(record)
-            summary = "%d %r\n" % (command["pid"], start["monotonic"])
+            summary = "%d/%r " % (command["pid"], start["monotonic"])
             return summary.encode() + json.dumps(record).encode()
 
-        summary, _newline, record = self._by_hand(write_down).partition(b"\n")
-        self._open_gate(report)
-        pid, monotonic = summary.split()
-        return record, int(pid), self._runner, float(monotonic), report
+        def register() -> bytes:
+            answer = self._worked(write_down)
+            return b"%0*d" % (_SIZE_DIGITS, len(answer)) + answer
+
+        return register
 
     def _open_gate(self, report: int) -> None:
         """Let the command exec. :raises JobError: it could not."""
@@ -136,7 +153,7 @@ class Starter:
                 pass  # a full disk: a name that means a job which is not there means the one before it
         self._job.remove()
 
-    def _new_record(self) -> Record:
+    def _new_record(self, keeper: int) -> Record:
         place = {
             "epoch": time.time(),
             "monotonic": time.monotonic(),
@@ -144,7 +161,7 @@ class Starter:
             "machine": store.machine(),
             "user": store.user_name(os.geteuid()),
             "containment": "process",
-            "keeper": os.getsid(0),  # it leads our session
+            "keeper": keeper,
             "results_file": self._job.results_file,
             "stdout_file": self._job.path("stdout"),
             "stderr_file": self._job.path("stderr"),
@@ -162,13 +179,14 @@ class Starter:
         inheritance: Inheritance,
         borrowed: list[int],
         adopt: Callable[[Job, list[int]], None],
+        register: Callable[[], bytes],
     ) -> None:
         pid = os.fork()
         if pid == 0:
             try:
                 for fd in (self._lock, *borrowed):
                     os.close(fd)
-                runner.run(self._job, self._request, inheritance, outfit, adopt)
+                runner.run(self._job, self._request, inheritance, outfit, adopt, register)
             finally:
                 os._exit(0)
         for fd in outfit.only_runners:
@@ -176,9 +194,7 @@ class Starter:
         self._runner, self._gate = pid, outfit.gate_in
 
     def _by_hand(self, work: Callable[[], bytes]) -> bytes:
-        """Let a short-lived child do some work, and return what that returned.
-
-        What work touches in memory is copied (fork(2)), and a keeper lives long: so it goes with the child.
+        """Let a short-lived child do some work, for the sake of memory, and return what that returned.
 
         :raises JobError: it could not be done.
         """
@@ -189,9 +205,7 @@ class Starter:
             raise self._job.store.failure(error) from None
         if pid == 0:
             try:
-                for fd in (self._lock, self._gate):
-                    if fd >= 0:
-                        os.close(fd)
+                os.close(self._lock)
                 answer = self._worked(work)
                 with open(answer_in, "wb") as sink:
                     sink.write(answer)
@@ -200,13 +214,7 @@ class Starter:
         os.close(answer_in)
         answer = runner.read_all(answer_out)
         os.waitpid(pid, 0)
-        if answer[:1] == b"+":
-            return answer[1:]
-        if answer:
-            raise JobError(**json.loads(answer[1:]))
-        raise JobError(
-            "cannot launch the job: the process that wrote its record died; is the machine out of memory?"
-        )
+        return _worked_out(answer)
 
     def _worked(self, work: Callable[[], bytes]) -> bytes:
         """Do some work and return what it returned after a plus sign, or what went wrong after a minus sign."""
@@ -223,18 +231,45 @@ def _plain(error: JobError) -> bytes:
     return json.dumps(dict(error.details, msg=error.msg)).encode()
 
 
+def _worked_out(answer: bytes) -> bytes:
+    """Return the result of some work. :raises JobError: it could not be done; whoever did it says why, or has died."""
+    if answer[:1] == b"+":
+        return answer[1:]
+    if answer:
+        raise JobError(**json.loads(answer[1:]))
+    raise JobError(
+        "cannot launch the job: the process that wrote its record died; is the machine out of memory?"
+    )
+
+
 def _line(report: int) -> bytes:
-    """Read one line of the runner's report, to the byte: the next line may be another process's to read."""
+    """Read one line of the runner's report, to the byte: the next line is read by somebody else."""
     line = b""
     while True:
-        byte = os.read(report, 1)
+        byte = _read(report, 1)
         if byte == b"\n":
             return line
-        if not byte:
-            raise JobError(
-                "cannot start the command: its runner died; is the machine out of memory or processes?"
-            )
         line += byte
+
+
+def _registered(report: int) -> bytes:
+    """Read what :meth:`Starter._register` made, to the byte; empty if the command's process died before."""
+    size = _read(report, _SIZE_DIGITS)
+    if not size.isdigit():  # the runner tells how that process ended
+        return b""
+    answer = b""
+    while len(answer) < int(size):
+        answer += _read(report, int(size) - len(answer))
+    return answer
+
+
+def _read(report: int, size: int) -> bytes:
+    data = os.read(report, size)
+    if not data:
+        raise JobError(
+            "cannot start the command: its runner died; is the machine out of memory or processes?"
+        )
+    return data
 
 
 def _refused(error: Record) -> JobError:
