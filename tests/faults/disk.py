@@ -255,12 +255,13 @@ class Disk:
                     image.seek(offset)
                     image.write(data)
                 elif kind == b"W":
-                    for start in range(0, len(data), SECTOR):
-                        if offset + start != SUPERBLOCK + SECTOR or not start:
-                            new = rng.random() < chance
-                        if new:
+                    start = 0
+                    while start < len(data):
+                        sectors = 2 if offset + start == SUPERBLOCK else 1
+                        if rng.random() < chance:
                             image.seek(offset + start)
-                            image.write(data[start : start + SECTOR])
+                            image.write(data[start : start + sectors * SECTOR])
+                        start += sectors * SECTOR
         return len(told) - flushed - 1
 
 

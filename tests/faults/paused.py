@@ -14,7 +14,7 @@ import sys
 # Who is forked by whom, in this order; whatever the runner forks after the command is a new keeper.
 CHILDREN = {
     "launcher": ["keeper"],
-    "keeper": ["runner", "scribe"],
+    "keeper": ["runner"],
     "runner": ["command", "successor"],
 }
 

@@ -50,8 +50,7 @@ class Step:
     """One launch, and the process in it that is to die.
 
     :param launcher: the launcher fixture.
-    :param victim: who is traced: launcher, keeper, runner, command, scribe for the keeper's helper, or successor for
-        the second keeper.
+    :param victim: who is traced: launcher, keeper, runner, command, or successor for the second keeper.
     :param shape: how the job ends.
     :param number: tells this launch from the others.
     """
@@ -174,13 +173,11 @@ class Step:
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    "victim", ["launcher", "keeper", "scribe", "runner", "command", "successor"]
-)
+@pytest.mark.parametrize("victim", ["launcher", "keeper", "runner", "command", "successor"])
 def test_killed_at_every_step(launcher, victim, shape, record_property):
     """
-    launcher, keeper, its helper that writes the record, runner, the command before its exec, or the second keeper is
-    killed at each system call that changes something
+    launcher, keeper, runner, the command before its exec, which writes the record, or the second keeper is killed at
+    each system call that changes something
     | the job that really was, or none: never running for ever, never rc 0 for nothing, never twice; the name can be
     launched again
     """

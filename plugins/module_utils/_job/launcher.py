@@ -25,6 +25,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import sys
 
 from . import looking, schema, stopping
@@ -247,7 +248,7 @@ class Launch:
 
     def _keeper_died(self) -> JobError:
         text = "the job's keeper died while launching it; look at the machine's log"
-        if self.job is None or not os.path.lexists(self.job.results_file):
+        if self.job is None or not _will_exist(self.job):
             return JobError(text)
         text += (
             ". Whether the command has been started, job_status with jid=%s tells" % self.job.jid
@@ -262,6 +263,25 @@ class Launch:
             if "error" in self.answer:
                 os.waitpid(self._pid, 0)
         self.let_go()
+
+
+def _will_exist(job: Job) -> bool:
+    """Tell whether a job whose keeper has died has a record; who may be writing one at this moment is waited for.
+
+    Without a keeper nobody opens the gate, so whoever has not written it ends soon.
+    """
+    runner = job.watch("runner")
+    while not os.path.lexists(job.results_file):
+        if runner is None:
+            return False
+        poll = select.poll()
+        poll.register(runner, 0)
+        if poll.poll(20):
+            os.close(runner)
+            runner = None
+    if runner is not None:
+        os.close(runner)
+    return True
 
 
 def _without_launch(store: Store, request: Record) -> Record | None:
