@@ -58,7 +58,7 @@ class Outfit:
     """The descriptors of a runner. Who will fork its keeper opens them, see ``launcher.SIDE_BY_SIDE``.
 
     ``gate``: the command is exec'ed when a byte comes through, never if it is closed before.
-    ``report``: to the keeper: who the command is, then, a line each, why it could not be exec'ed (or nothing), how it ended.
+    ``report``: to the keeper, a line each: who the command is, why it could not be exec'ed (or nothing), how it ended.
     ``refusal``: closed by a successful exec; else says why there was none.
     ``lock``: the runner's, ``bell``: hangs up when the keeper ends, ``wakeup``: see wakeup_pipe.
 
