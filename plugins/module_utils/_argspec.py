@@ -9,7 +9,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._job import store, way
+from ._job import schema, store, way
 from ._job.errors import JobError
 from ._job.store import Store
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ASYNC_DIR_SPEC: dict[str, Any] = {
     "async_dir": {"type": "path"}
 }  # documented by the fragment async_dir
+
+NO_LOGIN = 2**32 - 1  # what /proc/self/loginuid says of a session that nobody has logged in to
 
 # Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
 UNSHOWN = ("env", "stdin")
@@ -51,6 +53,33 @@ def why_absent(path: str, jid: str | None, name: str | None) -> str:
     others = ", ".join(way.whose(path, jid))
     hint = "; it belongs to %s: look as that user (become_user), or set async_dir"
     return text + hint % others if others else text
+
+
+def requester(module: AnsibleModule, controller: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return who asks for something, see ``schema.requester``.
+
+    :param controller: ``user`` and ``host`` of the controller, where an action plugin has told them.
+    """
+    told = controller or {}
+    by = {
+        # ansible-core tells every module its version; whoever runs a module by hand does not.
+        "via": "ansible" if module.ansible_version else "local",
+        "user": store.user_name(os.geteuid()),
+        "login": os.environ.get("SUDO_USER") or os.environ.get("DOAS_USER") or _login_user(),
+        "controller_user": told.get("user"),
+        "controller": told.get("host"),
+    }
+    return schema.requester(by) or {}
+
+
+def _login_user() -> str | None:
+    """Return the user as whom this session was opened, whoever he has become since (pam_loginuid(8))."""
+    try:
+        with open("/proc/self/loginuid", encoding="ascii") as source:
+            uid = int(source.read())
+    except (OSError, ValueError):  # a kernel without auditing
+        return None
+    return store.user_name(uid) if uid < NO_LOGIN else None
 
 
 def check_range(params: dict[str, Any], *names: str) -> None:

@@ -21,7 +21,7 @@ from ._references import Reference
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Iterable
 
     from ._job.schema import Record
     from ._job.store import Job, Store
@@ -65,7 +65,7 @@ class Waiter:
         self._settle = settle
         self._why_absent = absent
         self._meant: list[Reference] = []
-        self._jobs: list[Job | None] = []
+        self._jobs: list[Job | None] = []  # None where there is none
         jids = set()  # a job may be given by its jid and by its name
         for reference in meant:
             job = _find(where, reference)
@@ -96,16 +96,25 @@ class Waiter:
         until = time.monotonic() + seconds
         if seen is not None and seen != [news(job) for job in self.found]:
             until = min(until, time.monotonic() + gather)
-        try:
-            while not is_reached(self.found):
-                left = until - time.monotonic()
-                if left <= 0:
-                    return
-                live = [number for number, job in enumerate(self.found) if not job["finished"]]
-                if self._look_again(self._bells.ring(live, left)):
-                    until = min(until, time.monotonic() + gather)
-        finally:
-            self._bells.take_down()
+        while not is_reached(self.found):
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            live = [number for number, job in enumerate(self.found) if not job["finished"]]
+            if self._look_again(self._bells.ring(live, left)):
+                until = min(until, time.monotonic() + gather)
+
+    def chosen(self, is_meant: Callable[[Record], bool]) -> dict[int, Job]:
+        """Return the jobs whose dictionaries are such, by their place."""
+        return {
+            number: job
+            for number, job in enumerate(self._jobs)
+            if job is not None and is_meant(self.found[number])
+        }
+
+    def look_again(self, numbers: Iterable[int]) -> None:
+        """Look at some jobs that are not waited for."""
+        self._look_again(list(numbers))
 
     def _look_again(self, numbers: list[int]) -> bool:
         changed = False
@@ -208,14 +217,6 @@ class _Bells:
             soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         self._room = soft - SPARE_DESCRIPTORS
-
-    def take_down(self) -> None:
-        """Let go of all."""
-        for fd in self._numbers:
-            self._poll.unregister(fd)
-            os.close(fd)
-        self._numbers.clear()
-        self._hung.clear()
 
     def hang(self, numbers: list[int]) -> list[int]:
         """Take the bells of jobs, and return these jobs: they may have changed before."""

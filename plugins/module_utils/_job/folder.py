@@ -152,6 +152,11 @@ class Job:
             if lock is not None:
                 os.close(lock)
 
+    @files.privately
+    def supersede(self, record: Record) -> None:
+        """Replace the record of a job that ``async`` launched, and whose processes are gone."""
+        self._write_beside(json.dumps(record).encode())
+
     def _lock_record(self, *, wait: bool) -> int | None:
         """Take the lock of the final record; None if somebody has it, or if there is no folder to be locked."""
         try:
@@ -186,11 +191,7 @@ class Job:
         except (
             FileNotFoundError
         ):  # somebody has removed the folder: the record itself is still there
-            scratch = self._scratch()
-            files.remove_tree(scratch, self.store.fd)
-            files.write_new(self.store.fd, scratch, data)
-            os.rename(scratch, self.jid, src_dir_fd=self.store.fd, dst_dir_fd=self.store.fd)
-            os.fsync(self.store.fd)
+            self._write_beside(data)
             return
         try:
             try:
@@ -203,6 +204,14 @@ class Job:
         finally:
             os.close(fd)
         self._install("record")
+
+    def _write_beside(self, data: bytes) -> None:
+        """Replace the record by way of a file beside it: there is no folder of ours."""
+        scratch = self._scratch()
+        files.remove_tree(scratch, self.store.fd)
+        files.write_new(self.store.fd, scratch, data)
+        os.rename(scratch, self.jid, src_dir_fd=self.store.fd, dst_dir_fd=self.store.fd)
+        os.fsync(self.store.fd)
 
     def _scratch(self) -> str:
         return ".%s.final" % self.jid

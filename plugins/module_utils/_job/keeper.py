@@ -53,6 +53,7 @@ class Keeper:
         self._streams = output.Streams([], 0)
         self._starter = Starter(job, request, lock)
         self._stop: Record | None = None
+        self._kill_at = float("inf")  # when whoever asked last wants SIGKILL (monotonic clock)
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
@@ -119,6 +120,7 @@ class Keeper:
             for bell in turn.bells:
                 self._poll.unregister(bell)
             turn.rest()
+        self._wait(0)  # who stops many asks us before those whose end gives us our turn
         if self._stop is not None:
             self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
         else:
@@ -184,14 +186,14 @@ class Keeper:
         deadline = self._began + timeout if timeout else None
         if self.ending is not None and self.command:  # a predecessor died while ending the tree
             was = self.ending
-            self._end_tree(was["state"], was["signal"], self.request["grace"], was["reason"])
+            self._end_tree(was["state"], dict({"grace": self.request["grace"]}, **was))
         while not self._over():
             if self._stop is not None:
-                stop = self._stop
-                self._end_tree(schema.STOPPED, stop["signal"], stop["grace"], stop["reason"])
+                self._end_tree(schema.STOPPED, self._stop)
                 break
             if deadline is not None and time.monotonic() >= deadline:
-                self._end_tree(schema.TIMED_OUT, self.request["stop_signal"], self.request["grace"])
+                how = {"signal": self.request["stop_signal"], "grace": self.request["grace"]}
+                self._end_tree(schema.TIMED_OUT, how)
                 break
             self._wait(self._next_wake(deadline))
             self._limit_output()
@@ -246,7 +248,8 @@ class Keeper:
             try:
                 self._stop = stopping.parse(line)
             except ValueError:
-                pass  # whoever may write here may also kill us; nonsense is not worth more
+                continue  # whoever may write here may also kill us; nonsense is not worth more
+            self._kill_at = min(self._kill_at, time.monotonic() + self._stop["grace"])
 
     def _reap(self) -> None:
         """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
@@ -285,11 +288,20 @@ class Keeper:
             marked=not self.subreaper,
         )
 
-    def _end_tree(self, state: str, number: int, grace: float, reason: str | None = None) -> None:
-        """End every process of the job, and note why before the first signal."""
-        self.ending = {"state": state, "reason": reason, "signal": number, "survivors": []}
+    def _end_tree(self, state: str, how: Record) -> None:
+        """End every process of the job, and note why before the first signal.
+
+        :param how: ``signal`` and ``grace``; ``reason`` and ``by`` if somebody has asked for it.
+        """
+        self.ending = {"reason": None, **how, "state": state, "survivors": []}
         self._note("ending", self.ending)
-        left = tree.end(self._members, number=number, grace=grace, pause=self._pause)
+        left = tree.end(
+            self._members,
+            number=how["signal"],
+            grace=how["grace"],
+            pause=self._pause,
+            kill_at=lambda: self._kill_at,
+        )
         if left:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
             self._note("ending", self.ending)

@@ -9,6 +9,7 @@ Request, on stdin::
         "argv": ["/bin/sleep", "15"],   what is exec'ed
         "parameter": "cmd",             which parameter that came from
         "name": null, "spec": null, "on_conflict": "fail", "rerun": "always",    see schema.decide
+        "by": null,                     who asks, see schema.requester: for the job that is replaced
         "cmd": ["/bin/sleep", "15"],    what the record shows of it
         "chdir": null, "env": {}, "stdin": null, "umask": null, "nice": null,
         "timeout": 3600.0, "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false}]}
@@ -301,7 +302,11 @@ def _without_launch(store: Store, request: Record) -> Record | None:
         private = record.get(schema.PRIVATE) or request  # a damaged record has no private part
         try:
             stopping.stop(
-                job, number=private["stop_signal"], grace=private["grace"], reason="replaced"
+                job,
+                number=private["stop_signal"],
+                grace=private["grace"],
+                reason="replaced",
+                by=request.get("by"),
             )
         except JobError as error:
             return _error(error)

@@ -268,6 +268,11 @@ def _from_builtin(job: Job, record: Record) -> Record:
             if record.get("msg") == TIMED_OUT_MSG and "child_pid" in record
             else schema.FAILED
         )
+    by = schema.requester(record.get("stopped_by"))
+    if failed and by and record.get("killed") is True:
+        state = schema.STOPPED  # see _builtin.py
+    else:
+        found["stopped_by"] = None
     rc = found["rc"] if finished else None
     found.update(
         ansible_job_id=job.jid,

@@ -39,6 +39,9 @@ DAMAGED = "record damaged"  # the reason of a verdict that had to do without a r
 NOT_STARTED = "not started"  # the reason of a failed job whose turn came, but whose command could not be exec'ed
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
+REQUESTER = ("via", "user", "login", "controller_user", "controller")  # see requester()
+REQUESTER_LIMIT = 64  # characters of each
+
 STREAMS = ("stdout", "stderr")
 TAIL_BYTES = 4096  # what `output: tail` shows of each stream
 # Parts of a specification that may be shown; the others are kept and compared as keyed digests.
@@ -313,6 +316,36 @@ def begin(record: Record, start: Record) -> Record:
     )
 
 
+def requester(by: object) -> Record | None:
+    """Return who asked for something, as records keep it; None if that is not known.
+
+    ``via`` is ``ansible`` or ``local``, ``user`` the user on the target as whom it was asked, ``login`` who had logged
+    in before becoming that user, ``controller_user`` and ``controller`` who ran ansible, and where. Each may be null.
+    """
+    if not isinstance(by, dict):
+        return None
+    return {key: _plain(by[key]) if by.get(key) else None for key in REQUESTER}
+
+
+def _plain(text: object) -> str:
+    """Return a text that has room in a slot, whatever it was."""
+    shown = str(text)[:REQUESTER_LIMIT]
+    return "".join(one if one.isascii() and one.isprintable() else "?" for one in shown)
+
+
+def describe_requester(by: Record) -> str:
+    """Tell in a few words who asked for something."""
+    who = by["user"] or "an unknown user"
+    if by["login"] and by["login"] != by["user"]:
+        who += " (logged in as %s)" % by["login"]
+    if by["via"] == "ansible":
+        who += " through ansible"
+    if by["controller_user"]:
+        who += ", run by %s" % by["controller_user"]
+        who += " on %s" % by["controller"] if by["controller"] else ""
+    return who
+
+
 def not_started(why: str) -> Record:
     """Return the ending of a queued job whose command could not be started."""
     return {"state": FAILED, "reason": NOT_STARTED, "survivors": [], "why": why}
@@ -331,7 +364,7 @@ def finish(
     :param state: a finished state, or ``exited`` for "as the exit record says".
     :param exited: the exit record (``status``, ``epoch``, ``monotonic``), if there is one.
     :param ending: why and how somebody of ours ended the job, if somebody did (``state``,
-        ``reason``, ``signal``, ``survivors``), or why it never began, see :func:`not_started`.
+        ``reason``, ``signal``, ``survivors``, ``by``), or why it never began, see :func:`not_started`.
     """
     private = record[PRIVATE]
     final = dict(record, finished=True, changed=True, elapsed=None)
@@ -346,6 +379,7 @@ def finish(
     if ending is not None:
         state, reason = ending["state"], ending.get("reason")
         final["survivors"] = ending.get("survivors") or []
+        final["stopped_by"] = requester(ending.get("by"))
         if final["rc"] == 0:
             # A command may answer the stop signal with exit 0. It was ended all the same, and whoever
             # decides by `rc != 0` must not take it for done: the signal that ended it is its rc.
@@ -372,6 +406,7 @@ def damaged(jid: str, where: Record, exited: Record | None, ending: Record | Non
     if ending is not None:
         found["state"] = ending["state"]
         found["survivors"] = ending["survivors"]
+        found["stopped_by"] = requester(ending.get("by"))
         if found["rc"] == 0:
             found.update(rc=-ending["signal"], signal=signal_name(ending["signal"]))
     found.update(reason=DAMAGED, failed=found["state"] != SUCCEEDED)
@@ -393,7 +428,8 @@ def message(job: Record) -> str:
         FAILED: failure,
         TIMED_OUT: "%s timed out: it was ended after its limit" % who
         + ("" if job["timeout"] is None else " of %s s" % job["timeout"]),
-        STOPPED: "%s was stopped on request" % who,
+        STOPPED: "%s was stopped on request" % who
+        + (" of %s" % describe_requester(job["stopped_by"]) if job.get("stopped_by") else ""),
         LOST: "%s is lost (%s): it is gone and its exit status is unknown" % (who, job["reason"]),
     }[state]
     if job.get("survivors"):
@@ -429,6 +465,7 @@ def present(record: Record, show: str = "full") -> Record:
     # ansible-core takes an rc that is not 0, also null, for a failure unless it is told.
     shown.setdefault("failed", False)
     shown.setdefault("output_error", None)
+    shown.setdefault("stopped_by", None)
     shown["erased"] = None
     for name in STREAMS:
         text = str(shown.get(name) or "")

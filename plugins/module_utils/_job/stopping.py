@@ -12,107 +12,153 @@ import time
 
 from . import looking, schema, tree
 from .errors import JobError
+from .folder import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .schema import Record
     from .store import Job
 
-ASK_INTERVAL = 0.5  # seconds between two requests to a keeper that has not begun to end its job
+ASK_INTERVAL = 0.5  # seconds between two requests to a keeper that has not ended its job yet
 VERDICT = 3.0  # seconds that a keeper may need for its final record after grace and SIGKILL
 
 
 def parse(line: bytes) -> Record:
-    """Read what :func:`_ask` has written. :raises ValueError: it is something else."""
+    """Read what :meth:`Stop.press` has written. :raises ValueError: it is something else."""
     try:
         request = json.loads(line)
         parsed = {
             "signal": int(signal.Signals(request["signal"])),
             "grace": float(request["grace"]),
             "reason": str(request["reason"]),
+            "by": schema.requester(request.get("by")),
         }
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(line) from error
     return parsed
 
 
-def stop(job: Job, *, number: int, grace: float, reason: str) -> Record:
-    """End a live job, every process of it, and return its final dictionary.
-
-    A job that has finished before is returned as it is.
+class Stop:
+    """A stop of one job that is live. Press it again and again until the job has finished.
 
     :param number: the signal that asks the processes to end.
     :param grace: seconds until SIGKILL.
     :param reason: for the record: who asked, or what for.
+    :param by: who asked, see ``schema.requester``.
+    """
+
+    def __init__(
+        self, job: Job, *, number: int, grace: float, reason: str, by: Record | None = None
+    ) -> None:
+        self.job = job
+        self._how: Record = {"signal": number, "grace": grace, "reason": reason, "by": by}
+        self.until = time.monotonic() + grace + tree.KILL_PATIENCE + VERDICT
+
+    def press(self) -> None:
+        """Ask the keeper, which may die with our mail unread; where there is neither keeper nor runner, end what is left.
+
+        The second takes as long as it takes, the first no time. A keeper that is ending the job already, for whatever
+        reason, takes the shorter grace.
+        """
+        try:
+            if self.job.is_held("keeper") or self.job.is_held("runner"):
+                self._ask()
+            else:
+                self._end_orphans(self.job.lock("keeper"))
+        except (
+            FileNotFoundError
+        ):  # somebody has removed the job's folder, and its keeper cannot be asked
+            self._end_marked([])
+
+    def unanswered(self) -> JobError:
+        """Return what to tell when the time is over and the job has not finished."""
+        return JobError("cannot stop job %s: its keeper does not answer" % self.job.jid)
+
+    def _ask(self) -> None:
+        """Tell the keeper through its FIFO."""
+        try:
+            fd = self.job.open_fifo("keeper", os.O_WRONLY)
+        except OSError:  # there is none: the runner will give the job a new one
+            return
+        try:
+            os.write(fd, json.dumps(self._how).encode() + b"\n")
+        except OSError:  # it has just died, or its mailbox is full
+            pass
+        finally:
+            os.close(fd)
+
+    def _end_orphans(self, lock: int | None) -> None:
+        """Be the keeper of a job that has lost its own, for as long as it takes to end it.
+
+        :param lock: the keeper's; None if somebody else has become its keeper meanwhile.
+        """
+        if lock is None:
+            return
+        try:
+            record = self.job.read_record()
+            if record["finished"]:
+                return
+            ending: Record = {**self._how, "state": schema.STOPPED, "survivors": []}
+            self._note(ending)
+            private = record[schema.PRIVATE]
+            left = self._end_marked([private["runner"]] if self.job.is_held("runner") else [])
+            ending["survivors"] = [one.described() for one in left]
+            self._note(ending)  # for the next look, if the disk refuses the final record
+            final = dict(record, **looking.streams(self.job, record, schema.EMBED_LIMIT))
+            exited = self.job.slot("exit")
+            self.job.conclude(
+                schema.finish(final, state=schema.LOST, reason=None, exited=exited, ending=ending)
+            )
+        except OSError:  # the disk is broken, or the folder has been removed: every look comes to a verdict by itself
+            pass
+        except DamagedRecord:  # nothing tells more than the mark
+            self._end_marked([])
+        except MissingRecord:  # cleaned up at this moment: it had finished
+            pass
+        finally:
+            os.close(lock)
+
+    def _note(self, ending: Record) -> None:
+        try:
+            self.job.fill("ending", ending)
+        except OSError:
+            pass  # the disk is broken: the final record is the next chance to say it
+
+    def _end_marked(self, runner: list[int]) -> list[tree.Process]:
+        """End what carries the job's mark, or descends from its runner; return what survives."""
+
+        def find() -> list[tree.Process]:
+            spared = {os.getpid(), *runner}
+            return tree.members(
+                self.job.jid, roots=runner, session=None, spared=spared, marked=True
+            )
+
+        def pause(seconds: float) -> bool:
+            time.sleep(seconds)
+            return True
+
+        how = self._how
+        return tree.end(find, number=how["signal"], grace=how["grace"], pause=pause)
+
+
+def stop(job: Job, *, number: int, grace: float, reason: str, by: Record | None = None) -> Record:
+    """End a live job, every process of it, and return its final dictionary.
+
+    A job that has finished before is returned as it is. Parameters are those of :class:`Stop`.
+
     :raises JobError: something survives; ``survivors`` names it.
     """
-    asked = {"signal": number, "grace": grace, "reason": reason}
-    until = time.monotonic() + grace + tree.KILL_PATIENCE + VERDICT
+    request = Stop(job, number=number, grace=grace, reason=reason, by=by)
     while True:
         found = looking.look(job)
         if found["finished"]:
             break
-        if time.monotonic() >= until:
-            raise JobError("cannot stop job %s: its keeper does not answer" % job.jid)
-        if not job.is_held("keeper") and not job.is_held("runner"):
-            _end_orphans(job, number, grace, reason)
-        elif job.slot("ending") is None:  # nobody has heard us yet; a keeper may die with our mail
-            _ask(job, asked)
+        if time.monotonic() >= request.until:
+            raise request.unanswered()
+        request.press()
         looking.wait(job, ASK_INTERVAL, show="none")
     if found.get("survivors"):
         raise JobError(
             "cannot stop job %s: %s" % (job.jid, found["msg"]), survivors=found["survivors"]
         )
     return found
-
-
-def _ask(job: Job, request: Record) -> None:
-    """Tell the keeper through its FIFO."""
-    try:
-        fd = job.open_fifo("keeper", os.O_WRONLY)
-    except OSError:  # there is none: the runner will give the job a new one
-        return
-    try:
-        os.write(fd, json.dumps(request).encode() + b"\n")
-    except OSError:  # it has just died, or its mailbox is full
-        pass
-    finally:
-        os.close(fd)
-
-
-def _end_orphans(job: Job, number: int, grace: float, reason: str) -> None:
-    """Be the keeper of a job that has lost its own, for as long as it takes to end it."""
-    lock = job.lock("keeper")
-    if lock is None:
-        return
-    try:
-        record = job.read_record()
-        if record["finished"]:
-            return
-        private = record[schema.PRIVATE]
-        ending = {"state": schema.STOPPED, "reason": reason, "signal": number, "survivors": []}
-        job.fill("ending", ending)
-
-        def find() -> list[tree.Process]:
-            return tree.members(
-                job.jid,
-                roots=[private["runner"]] if job.is_held("runner") else [],
-                session=None,
-                spared={private["runner"], os.getpid()},
-                marked=True,
-            )
-
-        def pause(seconds: float) -> bool:
-            time.sleep(seconds)
-            return not job.is_held("runner")
-
-        left = tree.end(find, number=number, grace=grace, pause=pause)
-        ending["survivors"] = [one.described() for one in left]
-        final = dict(record, **looking.streams(job, record, schema.EMBED_LIMIT))
-        job.conclude(
-            schema.finish(
-                final, state=schema.LOST, reason=None, exited=job.slot("exit"), ending=ending
-            )
-        )
-    finally:
-        os.close(lock)

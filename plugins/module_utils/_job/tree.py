@@ -90,7 +90,25 @@ def members(
     :param marked: whether to look for the job's mark in every environment too. Needed where orphans
         do not become our children.
     """
+    if session is None and not marked:
+        # Cheap, and made for a hundred keepers that end their jobs at the same time. It may miss what is being born or
+        # dies: "nothing" is only believed of a look at all processes.
+        seen = (process(pid) for pid in sorted(_family(roots) - spared))
+        alive = [one for one in seen if one is not None and not one.zombie]
+        if alive:
+            return alive
     table = all_processes()
+    found = descendants(table, roots)
+    if session is not None and _is_session_of(*session):
+        found.update(one.pid for one in table.values() if one.session == session[0])
+    if marked:
+        mark = ("%s=%s" % (COOKIE, jid)).encode()
+        found.update(pid for pid in table if mark in _environment(pid))
+    return [table[pid] for pid in sorted(found - spared) if not table[pid].zombie]
+
+
+def descendants(table: dict[int, Process], roots: Iterable[int]) -> set[int]:
+    """Return the pids of all that descends from some processes, given all processes."""
     children: dict[int, list[int]] = {}
     for one in table.values():
         children.setdefault(one.parent, []).append(one.pid)
@@ -101,12 +119,23 @@ def members(
             if pid not in found:
                 found.add(pid)
                 todo.append(pid)
-    if session is not None and _is_session_of(*session):
-        found.update(one.pid for one in table.values() if one.session == session[0])
-    if marked:
-        mark = ("%s=%s" % (COOKIE, jid)).encode()
-        found.update(pid for pid in table if mark in _environment(pid))
-    return [table[pid] for pid in sorted(found - spared) if not table[pid].zombie]
+    return found
+
+
+def _family(roots: Iterable[int]) -> set[int]:
+    """Return the pids of what descends from some processes, as each of them names its children (proc(5))."""
+    found = set()
+    todo = list(roots)
+    while todo:
+        tasks = "/proc/%d/task" % todo.pop()
+        try:
+            for thread in os.listdir(tasks):
+                with open("%s/%s/children" % (tasks, thread), "rb") as children:
+                    todo += [int(pid) for pid in children.read().split() if int(pid) not in found]
+        except OSError:  # it has ended, or the kernel was built without such lists
+            continue
+        found.update(todo)
+    return found
 
 
 def _is_session_of(pid: int, started: int) -> bool:
@@ -151,27 +180,31 @@ def end(
     number: int,
     grace: float,
     pause: Callable[[float], bool],
+    kill_at: Callable[[], float] | None = None,
 ) -> list[Process]:
     """End processes: the signal, ``grace`` seconds, SIGKILL; and see that they are gone.
 
     :param find: returns the living members at any moment; those that appear meanwhile get the signal too.
     :param pause: sleeps for at most so many seconds and tells whether the job has ended.
+    :param kill_at: tells when the grace is over all the same (monotonic clock): somebody may come who cannot wait.
     :return: who is still alive KILL_PATIENCE seconds after the first SIGKILL.
     """
-    _sweep(find, (number, signal.SIGCONT), grace, pause, again=False)
-    return _sweep(find, (signal.SIGKILL,), KILL_PATIENCE, pause, again=True)
+    until = time.monotonic() + grace
+    first = (lambda: until) if kill_at is None else (lambda: min(until, kill_at()))
+    _sweep(find, (number, signal.SIGCONT), first, pause, again=False)
+    last = time.monotonic() + KILL_PATIENCE
+    return _sweep(find, (signal.SIGKILL,), lambda: last, pause, again=True)
 
 
 def _sweep(
     find: Callable[[], list[Process]],
     numbers: tuple[int, ...],
-    patience: float,
+    until: Callable[[], float],
     pause: Callable[[float], bool],
     *,
     again: bool,
 ) -> list[Process]:
-    """Signal all members until none is left or patience is over; ``again`` at every look, else once."""
-    until = time.monotonic() + patience
+    """Signal all members until none is left or the time is over; ``again`` at every look, else once."""
     nap, longest = SWEEP_INTERVAL
     seen = set()
     over = False
@@ -182,9 +215,9 @@ def _sweep(
                 seen.add((one.pid, one.started))
                 for number in numbers:
                     send(one, number)
-        if (over and not left) or time.monotonic() >= until:
+        if (over and not left) or time.monotonic() >= until():
             return left
-        over = pause(max(0.0, min(nap, until - time.monotonic())))
+        over = pause(max(0.0, min(nap, until() - time.monotonic())))
         nap = min(longest, nap * 2)
 
 

@@ -425,9 +425,9 @@ def test_the_output_limit_holds_though_the_keeper_is_killed(launcher):
 
 
 def test_an_ending_that_its_keeper_did_not_live_to_see_is_seen_through(launcher):
-    job = launcher.ready("trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    job = launcher.ready("trap '' TERM; echo ready; while :; do sleep 0.1; done", grace=60)
     with open(job.path("keeper"), "wb", buffering=0) as mailbox:
-        mailbox.write(b'{"signal": 15, "grace": 60, "reason": "test"}\n')
+        mailbox.write(b'{"signal": 15, "grace": 1, "reason": "test"}\n')
     until(lambda: job.slot("ending"))
     kill_keeper(launcher, job)
     record = launcher.finished(job)

@@ -1,0 +1,264 @@
+#!/usr/bin/python
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stop jobs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: job_stop
+author:
+  - durable.jobs contributors (@durable-jobs)
+version_added: 0.1.0
+short_description: Stop background jobs
+description:
+  - Ends jobs, each with all its processes - a signal that asks them to end, some time of grace, then
+    SIGKILL - and returns when it has been seen that nothing is left. All jobs are stopped at the same time.
+  - The state of such a job is V(stopped), and its dictionary says who asked, see RV(jobs).
+  - A job that has finished before stays as it is, and does not make the task fail. A queued job never runs.
+  - Also stops jobs whose keeper was killed, and jobs that the C(async) keyword of ansible-core launched.
+  - No process gets a signal that has not been proved to belong to the job.
+options:
+  jobs:
+    description:
+      - The jobs to stop - a registered result of M(durable.jobs.job_start), looped or not, of
+        M(durable.jobs.job_batch) or of M(ansible.builtin.command) and others with C(async); or a list of
+        job ids, names, job dictionaries and such results, mixed.
+      - Skipped items of a loop and launches that failed are left out. A name means the latest job of that name. With an
+        empty list there is nothing to stop.
+    type: raw
+    required: true
+  signal:
+    description:
+      - The signal that asks the processes to end, by name or number.
+      - If it is not given, the O(durable.jobs.job_start#module:stop_signal) with which each job was launched; SIGTERM for
+        jobs of C(async).
+    type: str
+  grace:
+    description:
+      - Seconds between the signal and SIGKILL. V(0) sends SIGKILL at once.
+      - If it is not given, the O(durable.jobs.job_start#module:grace) with which each job was launched; 10 seconds for jobs
+        of C(async).
+      - A job that is being ended already, by its deadline or by an earlier stop, takes the shorter grace.
+    type: float
+  missing:
+    description:
+      - What to do if a job cannot be found. V(fail) stops the others and then fails. V(ignore) is for plays
+        that stop what may not have been launched yet, or whose records may have been removed.
+    type: str
+    default: fail
+    choices:
+      - fail
+      - ignore
+  _controller:
+    description:
+      - Not for playbooks. Who runs ansible, and where, as the action plugin tells the module.
+    type: dict
+extends_documentation_fragment:
+  - durable.jobs.async_dir
+  - durable.jobs.attributes
+attributes:
+  check_mode:
+    details:
+      - RV(stopped_jobs) and the message name the jobs that would be stopped. Nothing is signalled or written, and
+        a job that cannot be found does not make the task fail, for check mode may have left its launch out.
+notes:
+  - A job of C(async) is recognised by its C(async_wrapper) processes. If there are none the task fails, whatever pid the
+    record holds. Processes of it that had left the session and their parents before are not found.
+  - The builtin M(ansible.builtin.async_status) then says of such a job that it has finished and failed, with C(killed) true.
+seealso:
+  - module: durable.jobs.job_start
+  - module: durable.jobs.job_status
+  - module: durable.jobs.job_wait
+"""
+
+EXAMPLES = r"""
+- name: Start some jobs
+  durable.jobs.job_start:
+    cmd: "/usr/local/bin/reindex {{ item }}"
+    name: "reindex {{ item }}"
+  loop: [users, orders]
+  register: reindex
+
+- name: Stop all of them
+  durable.jobs.job_stop:
+    jobs: "{{ reindex }}"
+
+- name: Stop a job that another play has launched, if it has; give it a minute to tidy up
+  durable.jobs.job_stop:
+    jobs: [nightly backup]
+    signal: INT
+    grace: 60
+    missing: ignore
+
+- name: See what would be stopped
+  durable.jobs.job_stop:
+    jobs: [nightly backup, j1795301990843259553.10311]
+  check_mode: true
+"""
+
+RETURN = r"""
+jobs:
+  description:
+    - The job dictionaries, as M(durable.jobs.job_status) returns them, in the order given, with the last
+      lines of their output.
+    - A stopped job has the state V(stopped) and C(stopped_by), a dictionary - C(via) is V(ansible) or V(local), C(user) the user
+      on the target as whom the task ran, C(login) the user who had logged in, C(controller_user) and C(controller) who ran
+      ansible, and where. What is not known is null.
+    - C(survivors) are processes that were alive two seconds after SIGKILL.
+    - A job that could not be found has a null C(state).
+  returned: always
+  type: list
+  elements: dict
+counts:
+  description: How many jobs there are of each state. V(missing) are those that could not be found.
+  returned: always
+  type: dict
+  sample: {failed: 0, lost: 0, missing: 0, queued: 0, running: 0, stopped: 2, succeeded: 1, timed_out: 0}
+stopped_jobs:
+  description: The jobs that this task has stopped, or in check mode would stop, by name, or else by id.
+  returned: always
+  type: list
+  elements: str
+failed_jobs:
+  description:
+    - The jobs that could not be found or could not be stopped, by name, or else by id. Their C(msg) says why.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils import _stopping, _waiting
+from ..module_utils._argspec import (
+    ASYNC_DIR_SPEC,
+    async_dir,
+    check_range,
+    open_store,
+    requester,
+    why_absent,
+)
+from ..module_utils._job import schema
+from ..module_utils._job.errors import JobError
+from ..module_utils._references import references
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..module_utils._job.schema import Record
+    from ..module_utils._job.store import Store
+
+OUTPUT_TOTAL = 4 * 1024 * 1024  # bytes of output of all jobs in one result
+NAMED = 20  # jobs that a message names
+
+
+def run(module: AnsibleModule) -> Record:
+    """Stop the jobs that the parameters mean and return the result."""
+    params = module.params
+    check_range(params, "grace")
+    number = None if params["signal"] is None else schema.signal_number(params["signal"])
+    meant = references(params["jobs"])
+    try:
+        where = open_store(module, create=False)
+    except FileNotFoundError:
+        where = None
+    path = async_dir(module)
+    waiter = _waiting.Waiter(
+        where,
+        meant,
+        lambda jid, name: why_absent(path, jid, name),
+        settle=not module.check_mode,
+    )
+    live = list(waiter.chosen(_stopping.is_live))
+    failures: dict[int, str] = {}
+    if where is not None and not module.check_mode:
+        failures = _stop(module, where, waiter, number)
+    jobs = waiter.shown("tail", OUTPUT_TOTAL)
+    for place, job in enumerate(jobs):
+        if job["state"] is None and not module.check_mode and params["missing"] == "fail":
+            failures[place] = job["msg"]
+        if place in failures:
+            job["msg"] = failures[place]
+    return _summary(jobs, live, failures, module.check_mode)
+
+
+def _stop(
+    module: AnsibleModule, where: Store, waiter: _waiting.Waiter, number: int | None
+) -> dict[int, str]:
+    """Stop all that is live; return by place what to say of the jobs that could not be stopped."""
+    lost_keeper = waiter.unsupervised()
+    if lost_keeper:
+        # Imported here, and not by every stop: what a module imports is compiled in every run.
+        from ..module_utils._launch import adopt
+
+        try:
+            adopt(module, where, lost_keeper)
+        except JobError:
+            pass  # no room for a launcher, say: then we are their keeper ourselves, one after the other
+    by = requester(module, module.params["_controller"])
+    stopping = _stopping.Stopping(waiter, number=number, grace=module.params["grace"], by=by)
+    stopping.run()
+    return {place: error.msg for place, error in stopping.refusals.items()}
+
+
+def _summary(
+    jobs: list[Record], live: list[int], failures: dict[int, str], predicted: bool
+) -> Record:
+    names = [
+        str(job["name"] or job["ansible_job_id"] or "a job that was not launched") for job in jobs
+    ]
+    stopped = [
+        names[place]
+        for place in live
+        if predicted or (jobs[place]["finished"] and jobs[place]["state"] != schema.SUCCEEDED)
+    ]
+    result = {
+        "jobs": jobs,
+        "counts": _waiting.counts(jobs),
+        "stopped_jobs": stopped,
+        "failed_jobs": [names[place] for place in sorted(failures)],
+        "changed": bool(stopped),
+        "failed": bool(failures),
+    }
+    text = "nothing to stop"
+    if stopped:
+        text = "%s %s" % ("would stop" if predicted else "stopped", _some(stopped))
+    if failures:
+        text = "could not stop %d of %d jobs: %s; the first: %s" % (
+            len(failures),
+            len(jobs),
+            _some(result["failed_jobs"]),
+            failures[min(failures)],
+        )
+    return dict(result, msg=text)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def main() -> None:
+    """Run the module: parameters in, one JSON result out."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            ASYNC_DIR_SPEC,
+            jobs={"type": "raw", "required": True},
+            signal={"type": "str"},
+            grace={"type": "float"},
+            missing={"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
+            _controller={"type": "dict"},
+        ),
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except JobError as error:
+        result = dict(error.details, msg=error.msg, failed=True)
+    if result.get("failed"):
+        module.fail_json(**result)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
