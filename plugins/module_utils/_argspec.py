@@ -63,7 +63,7 @@ def requester(module: AnsibleModule, controller: dict[str, Any] | None = None) -
     told = controller or {}
     by = {
         # ansible-core tells every module its version; whoever runs a module by hand does not.
-        "via": "ansible" if module.ansible_version else "local",
+        "via": "ansible" if getattr(module, "ansible_version", None) else "local",
         "user": store.user_name(os.geteuid()),
         "login": os.environ.get("SUDO_USER") or os.environ.get("DOAS_USER") or _login_user(),
         "controller_user": told.get("user"),

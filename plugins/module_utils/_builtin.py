@@ -5,18 +5,20 @@
 
 Such a job has two async_wrapper processes: a watcher, which ends the job at its time limit and removes the module's
 temporary folder, and its child, which runs the module and writes the result. Both carry the first part of the jid in
-their command line. Nothing else proves that a process belongs to the job: a pid in the record may be a stranger's by now.
+their command lines. Nothing else proves that a process belongs to the job:
+a pid in the record may be a stranger's by now.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 
 from ._job import files, schema, tree
 from ._job.errors import JobError
-from ._job.folder import DamagedRecord, MissingRecord
+from ._job.folder import DamagedRecord, MissingRecord, write_beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,11 +59,11 @@ class Wrapped:
     def _is_wrapper(self, pid: int) -> bool:
         words = _words(pid, "cmdline")
         for place, word in enumerate(words[:-3]):
-            limit = words[place + 2]
-            if os.path.basename(word).startswith(b"async_wrapper") and limit.isdigit():
-                if words[place + 1] == self._mark and self._is_ours(pid):
-                    self._note_folder(os.fsdecode(words[place + 3]), words)
-                    return True
+            mark, limit, module = words[place + 1 : place + 4]
+            is_one = os.path.basename(word).startswith(b"async_wrapper") and limit.isdigit()
+            if is_one and mark == self._mark and self._is_ours(pid):
+                self._note_folder(os.fsdecode(module), words)
+                return True
         return False
 
     def _is_ours(self, pid: int) -> bool:
@@ -173,7 +175,7 @@ def _write_down(job: Job, number: int, by: Record, reason: str, left: list[Recor
         text += "; still alive: %s" % ", ".join("%(name)s (pid %(pid)s)" % one for one in left)
     final.update(ansible_job_id=job.jid, started=True, finished=True, failed=True, changed=True)
     final.update(killed=True, stopped_by=by, reason=reason, survivors=left, msg=text)
-    job.supersede(final)
+    write_beside(job, json.dumps(final).encode())
 
 
 def _record(job: Job) -> Record | None:

@@ -68,7 +68,7 @@ class Stopping:
         )
 
     def run(self) -> None:
-        """Stop them, all at the same time; return when each has finished, or why it has not is in :attr:`refusals`."""
+        """Stop them, all at the same time; afterwards each has finished, or :attr:`refusals` says why not."""
         self._press()
         if self._foreign:
             self._end_foreign()
@@ -95,7 +95,7 @@ class Stopping:
     def _live(self) -> list[int]:
         """Return the places of the jobs of ours that have not finished.
 
-        Queued ones come first, and the last of them foremost: no end shall give its turn to a job that is to be stopped.
+        Queued ones come first, the last of them foremost: no end shall give its turn to a job that is to be stopped.
         """
         found = self._waiter.found
         places = [place for place in self._stops if not found[place]["finished"]]

@@ -262,6 +262,12 @@ progress:
   description: What the command has reported of its progress; null if nothing.
   returned: always
   type: dict
+stopped_by:
+  description:
+    - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.
+  returned: always
+  type: dict
+  sample: {via: ansible, user: root, login: deploy, controller_user: ada, controller: control.example.com}
 survivors:
   description: Processes (C(pid) and C(name)) that were still alive after SIGKILL.
   returned: when the job was ended by its deadline or on request

@@ -213,11 +213,12 @@ def _summary(
         for place in live
         if predicted or (jobs[place]["finished"] and jobs[place]["state"] != schema.SUCCEEDED)
     ]
+    failed = [names[place] for place in sorted(failures)]
     result = {
         "jobs": jobs,
         "counts": _waiting.counts(jobs),
         "stopped_jobs": stopped,
-        "failed_jobs": [names[place] for place in sorted(failures)],
+        "failed_jobs": failed,
         "changed": bool(stopped),
         "failed": bool(failures),
     }
@@ -228,7 +229,7 @@ def _summary(
         text = "could not stop %d of %d jobs: %s; the first: %s" % (
             len(failures),
             len(jobs),
-            _some(result["failed_jobs"]),
+            _some(failed),
             failures[min(failures)],
         )
     return dict(result, msg=text)

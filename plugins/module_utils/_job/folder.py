@@ -152,11 +152,6 @@ class Job:
             if lock is not None:
                 os.close(lock)
 
-    @files.privately
-    def supersede(self, record: Record) -> None:
-        """Replace the record of a job that ``async`` launched, and whose processes are gone."""
-        self._write_beside(json.dumps(record).encode())
-
     def _lock_record(self, *, wait: bool) -> int | None:
         """Take the lock of the final record; None if somebody has it, or if there is no folder to be locked."""
         try:
@@ -191,7 +186,7 @@ class Job:
         except (
             FileNotFoundError
         ):  # somebody has removed the folder: the record itself is still there
-            self._write_beside(data)
+            write_beside(self, data)
             return
         try:
             try:
@@ -204,17 +199,6 @@ class Job:
         finally:
             os.close(fd)
         self._install("record")
-
-    def _write_beside(self, data: bytes) -> None:
-        """Replace the record by way of a file beside it: there is no folder of ours."""
-        scratch = self._scratch()
-        files.remove_tree(scratch, self.store.fd)
-        files.write_new(self.store.fd, scratch, data)
-        os.rename(scratch, self.jid, src_dir_fd=self.store.fd, dst_dir_fd=self.store.fd)
-        os.fsync(self.store.fd)
-
-    def _scratch(self) -> str:
-        return ".%s.final" % self.jid
 
     def pending_record(self) -> Record | None:
         """Return a final record that is whole but has not been installed; None if there is none.
@@ -375,7 +359,7 @@ class Job:
         path = self.results_file
         try:
             files.unlink_or_rmdir(self.jid, self.store.fd)
-            files.unlink(self._scratch(), self.store.fd)
+            files.unlink(_scratch(self), self.store.fd)
             os.fsync(self.store.fd)
             path = os.path.dirname(self.path(""))
             try:
@@ -414,6 +398,20 @@ class Job:
     def _install(self, name: str) -> None:
         os.rename(name, self.jid, src_dir_fd=self.fd, dst_dir_fd=self.store.fd)
         os.fsync(self.store.fd)
+
+
+@files.privately
+def write_beside(job: Job, data: bytes) -> None:
+    """Replace a record by way of a file beside it, where there is no folder of ours."""
+    scratch, folder = _scratch(job), job.store.fd
+    files.remove_tree(scratch, folder)
+    files.write_new(folder, scratch, data)
+    os.rename(scratch, job.jid, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def _scratch(job: Job) -> str:
+    return ".%s.final" % job.jid
 
 
 def output_error(job: Job, *, probe: bool) -> str | None:

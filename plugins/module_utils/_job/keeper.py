@@ -53,7 +53,6 @@ class Keeper:
         self._streams = output.Streams([], 0)
         self._starter = Starter(job, request, lock)
         self._stop: Record | None = None
-        self._kill_at = float("inf")  # when whoever asked last wants SIGKILL (monotonic clock)
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
@@ -246,10 +245,15 @@ class Keeper:
             return
         for line in mail.splitlines():
             try:
-                self._stop = stopping.parse(line)
+                stop = stopping.parse(line)
             except ValueError:
                 continue  # whoever may write here may also kill us; nonsense is not worth more
-            self._kill_at = min(self._kill_at, time.monotonic() + self._stop["grace"])
+            stop["kill_at"] = min(self._kill_at(), time.monotonic() + stop["grace"])
+            self._stop = stop
+
+    def _kill_at(self) -> float:
+        """Return when those who have asked us to stop want SIGKILL (monotonic clock)."""
+        return float("inf") if self._stop is None else float(self._stop["kill_at"])
 
     def _reap(self) -> None:
         """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
@@ -300,7 +304,7 @@ class Keeper:
             number=how["signal"],
             grace=how["grace"],
             pause=self._pause,
-            kill_at=lambda: self._kill_at,
+            kill_at=self._kill_at,
         )
         if left:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]

@@ -55,7 +55,7 @@ class Stop:
         self.until = time.monotonic() + grace + tree.KILL_PATIENCE + VERDICT
 
     def press(self) -> None:
-        """Ask the keeper, which may die with our mail unread; where there is neither keeper nor runner, end what is left.
+        """Ask the keeper, which may die with our mail unread; without keeper and runner, end what is left.
 
         The second takes as long as it takes, the first no time. A keeper that is ending the job already, for whatever
         reason, takes the shorter grace.

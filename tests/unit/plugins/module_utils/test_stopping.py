@@ -113,8 +113,10 @@ def test_jobs_are_given_in_every_way_and_come_back_in_order_each_once(launcher):
     assert found["stopped_jobs"] == [third.jid, second.jid, "first"]
     assert (found.get("failed"), found["failed_jobs"]) == (False, [])
     assert found["counts"] == {
-        **{"succeeded": 1, "stopped": 3, "failed": 1},
         **dict.fromkeys(("queued", "running", "timed_out", "lost", "missing"), 0),
+        "succeeded": 1,
+        "stopped": 3,
+        "failed": 1,
     }
 
 
@@ -153,7 +155,7 @@ def test_check_mode_names_what_would_be_stopped_and_touches_nothing(launcher):
 
 
 @pytest.mark.parametrize(
-    "arguments, text",
+    ("arguments", "text"),
     [
         ({"signal": "NOSUCH"}, "unknown signal 'NOSUCH'"),
         ({"grace": -1}, "grace must not be negative"),
