@@ -18,7 +18,7 @@ import sys
 from ansible.module_utils.basic import AnsibleModule
 
 from . import _job
-from ._argspec import ASYNC_DIR_SPEC, check_range
+from ._argspec import ASYNC_DIR_SPEC, check_range, requester
 from ._job import schema
 from ._job.errors import JobError
 from ._plan import DEFAULT_GRACE, plain, poll_plan
@@ -198,6 +198,7 @@ def launch(
         key = where.secret()
         for request in named:
             request["spec"] = _naming.specification(request, key)
+            request["by"] = requester(module)  # of a stop, where a live job is replaced
     return _run_launcher(module, where, {"jobs": requests, "slots": slots})
 
 
