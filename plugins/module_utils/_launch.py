@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         kernel,
         launcher,
         looking,
+        modules,
         output,
         program,
         runner,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         kernel,
         launcher,
         looking,
+        modules,
         output,
         program,
         runner,
@@ -81,6 +83,7 @@ ENGINE = (
     "kernel",
     "launcher",
     "looking",
+    "modules",
     "output",
     "program",
     "runner",
@@ -199,7 +202,9 @@ def launch(
         for request in named:
             request["spec"] = _naming.specification(request, key)
             request["by"] = requester(module)  # of a stop, where a live job is replaced
-    return _run_launcher(module, where, {"jobs": requests, "slots": slots})
+    # What has been compared is not for keepers to carry.
+    lean = [{key: one[key] for key in one if key != "args"} for one in requests]
+    return _run_launcher(module, where, {"jobs": lean, "slots": slots})
 
 
 def outcome(where: Store, request: Record, answer: Record) -> Record:

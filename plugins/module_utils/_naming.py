@@ -31,7 +31,10 @@ def specification(request: Record, key: bytes) -> Record:
         return hmac.new(key, json.dumps(value).encode(), "sha256").hexdigest()
 
     spec: Record = {name: request[name] for name in schema.SHOWN_SPEC}
-    spec["cmd"] = digest(request["argv"])
+    if "args" in request:  # a module: its argv holds the path of the job's own folder
+        spec["module"], spec["args"] = request["args"]["module"], digest(request["args"])
+    else:
+        spec["cmd"] = digest(request["argv"])
     spec["stdin"] = None if request["stdin"] is None else digest(request["stdin"])
     spec["env"] = {name: digest([name, value]) for name, value in request["env"].items()}
     return spec

@@ -75,16 +75,18 @@ def _flat(value: object, where: str) -> Iterator[Reference]:
 
 
 def _of_result(result: dict[str, Any], where: str) -> Iterator[Reference]:
+    jid = result.get("ansible_job_id")
+    # First, for a job that is a module may have returned a key of its own called `results`.
+    if isinstance(jid, str) and schema.valid_jid(jid):
+        yield from _of_jid(jid)
+        return
     for several in ("results", "jobs"):
         if isinstance(result.get(several), (list, tuple)):
             yield from _flat(result[several], "%s.%s" % (where, several))
             return
-    jid = result.get("ansible_job_id")
-    if isinstance(jid, str) and schema.valid_jid(jid):
-        yield from _of_jid(jid)
-    elif result.get("skipped"):
+    if result.get("skipped"):
         return
-    elif _has_failed(result):
+    if _has_failed(result):
         shown = {key: result[key] for key in ("name", "cmd", "msg", "errno") if result.get(key)}
         yield Reference(failure=dict(shown, failed=True))
     elif isinstance(result.get("name"), str):

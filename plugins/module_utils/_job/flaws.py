@@ -126,6 +126,8 @@ _RECORD_RULES: Rules = {
     "progress": _or_null(_object),
     "submitted": _text,
 }
+# Of a job that is a module of Ansible; a command's has none of it.
+_MODULE_RULES: Rules = {"module": _text}
 _PRIVATE_RULES: Rules = {
     "no_log": _flag,
     "boot_id": _text,
@@ -139,6 +141,8 @@ _PRIVATE_RULES: Rules = {
     "output_limit": lambda value: _integer(value) and _number(value),
     "spec": _or_null(_specification),
 }
+# Of a record that holds a module's result.
+_MERGED_RULES: Rules = {"merged": lambda value: isinstance(value, list) and all(map(_text, value))}
 # A job that has never started has no processes.
 _PROCESS_RULES: Rules = {
     "keeper": _integer,
@@ -171,7 +175,7 @@ def record_flaw(jid: str, record: object) -> str | None:
     """
     if not isinstance(record, dict):
         return "it is not a JSON object"
-    if _is_deep(record, MAX_DEPTH):
+    if is_deep(record, MAX_DEPTH):
         return "it is nested too deeply"
     if schema.PRIVATE not in record:
         return None
@@ -185,9 +189,11 @@ def record_flaw(jid: str, record: object) -> str | None:
             schema.VERSION,
         )
     processes = _PROCESS_RULES if record.get("started") else {}
+    module = _MODULE_RULES if "module" in record else {}
+    merged = _MERGED_RULES if "merged" in private else {}
     return (
-        _flaw(record, _RECORD_RULES)
-        or _flaw(private, dict(_PRIVATE_RULES, **processes))
+        _flaw(record, dict(_RECORD_RULES, **module))
+        or _flaw(private, dict(_PRIVATE_RULES, **processes, **merged))
         or _contradiction(jid, record)
     )
 
@@ -217,7 +223,8 @@ def _contradiction(jid: str, record: Record) -> str | None:
     return None
 
 
-def _is_deep(value: object, limit: int) -> bool:
+def is_deep(value: object, limit: int) -> bool:
+    """Tell whether a value is nested more than so many levels deep."""
     level = [value]
     for _depth in range(limit):
         level = [

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SLOT_BYTES = 4096  # room of a slot, allocated at launch so that a full disk cannot keep an end from being written down
 RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
 SCARCE = 64 * 1024 * 1024  # bytes; with less left, a disk is watched while jobs write to it
+MODULE = "module"  # folder of a job that is a module: its file, and what belongs to it
 MAX_DIGITS = 4300  # of an integer in a record; Python's own limit since 3.11
 
 
@@ -177,9 +178,12 @@ class Job:
         return record if record.get("finished") else None
 
     def _conclude(self, record: Record) -> None:
+        self._unstage()
         data = json.dumps(record).encode()
         bare = dict(record, stdout="", stderr="", truncated=True)
         if schema.PRIVATE in bare:
+            for key in bare[schema.PRIVATE].get("merged", []):
+                bare.pop(key, None)
             bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], **{schema.BARE: True})
         try:
             fd = self._open_final()
@@ -246,7 +250,7 @@ class Job:
         """
         try:
             data = self._slot_bytes(slot)
-            content: Record = _loads(data) if data.endswith(b"\n") else {}
+            content: Record = loads(data) if data.endswith(b"\n") else {}
         except (OSError, ValueError):
             return None
         return None if flaws.slot_flaw(slot, content) else content
@@ -347,6 +351,16 @@ class Job:
             raise
         return fd
 
+    def _unstage(self) -> None:
+        """Remove the files of the module that was the job."""
+        try:
+            files.remove_tree(MODULE, self.fd)
+        except (
+            OSError,
+            JobError,
+        ):  # it has locked us out: they go with the record, or that says why not
+            pass
+
     def remove(self) -> None:
         """Remove the record, then everything else. What a crash leaves in between has no record and is nobody's job.
 
@@ -414,6 +428,25 @@ def _scratch(job: Job) -> str:
     return ".%s.final" % job.jid
 
 
+@files.privately
+def stage(
+    job: Job, folders: list[str], name: str | None = None, *, executable: bool = False
+) -> int:
+    """Make folders, one in the other, for a module that is to be the job; they go with all they hold when it has ended.
+
+    :param name: of a file to make in the last of them.
+    :return: a descriptor of that file, for writing; without a name, of the folder.
+    """
+    folder = job.store.private("jobs", job.jid, MODULE, *folders)
+    if name is None:
+        return folder
+    try:
+        mode = 0o700 if executable else 0o600
+        return os.open(name, os.O_WRONLY | files.NEW_FLAGS, mode, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
 def output_error(job: Job, *, probe: bool) -> str | None:
     """Say what the system tells a command that writes its output now; None if it would be written.
 
@@ -468,7 +501,7 @@ def _parse_record(jid: str, data: bytes) -> Record:
     if not data.strip():
         raise DamagedRecord("it is empty")
     try:
-        record: Record = _loads(data)
+        record: Record = loads(data)
     except ValueError:
         raise DamagedRecord("it is not JSON") from None
     flaw = flaws.record_flaw(jid, record)
@@ -477,7 +510,7 @@ def _parse_record(jid: str, data: bytes) -> Record:
     return record
 
 
-def _loads(data: bytes) -> Any:
+def loads(data: bytes) -> Any:
     """Read JSON, whatever it is. :raises ValueError: it is none, or nothing that can be read."""
     try:
         return json.loads(data, parse_int=_bounded)

@@ -11,7 +11,7 @@ import select
 import signal
 import time
 
-from . import kernel, output, runner, schema, stopping, store, tree
+from . import kernel, looking, output, runner, schema, stopping, store, tree
 from .errors import JobError
 from .folder import DamagedRecord, Job, MissingRecord, output_error
 from .starter import Starter
@@ -321,7 +321,8 @@ class Keeper:
         hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
         streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
         known = self.exited is not None
-        final = schema.finish(
+        final = looking.finish(
+            self.job,
             dict(record, **streams),
             state="exited" if known else schema.LOST,
             reason=None if known else "killed",

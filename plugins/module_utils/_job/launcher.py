@@ -7,6 +7,8 @@ Request, on stdin::
 
     {"async_dir": "/home/me/.ansible_async", "jobs": [{
         "argv": ["/bin/sleep", "15"],   what is exec'ed
+        "module": null,                 the name of the module of Ansible that it is
+        "jid": null,                    of a job whose folder the caller has made; he removes it if it is not needed
         "parameter": "cmd",             which parameter that came from
         "name": null, "spec": null, "on_conflict": "fail", "rerun": "always",    see schema.decide
         "by": null,                     who asks, see schema.requester: for the job that is replaced
@@ -24,6 +26,7 @@ that there was nothing to launch, ``{"decision": "attach", "jid": ...}`` (see sc
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import select
@@ -55,6 +58,9 @@ def main() -> None:
     inheritance = Inheritance()
     request = json.load(sys.stdin)
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
+    if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
+        # Before the first fork, for their keepers; those of commands need not carry it.
+        importlib.import_module(".modules", __package__)
     try:
         store = Store.open(request["async_dir"], create=True)
         answers = launch_all(store, request["jobs"], inheritance, request.get("slots", 0))
@@ -195,7 +201,8 @@ class Launch:
 
     def prepare(self, store: Store, turn: Turn) -> None:
         """Make the job's folder and take its locks: whoever comes later finds it held, however slow its keeper is."""
-        job = store.create_job()
+        jid = self.request.get("jid")
+        job = store.job(jid) if jid else store.create_job()
         try:
             job.furnish(queued=turn.must_wait())
             for role in ("keeper", "turn") if turn.must_wait() else ("keeper",):

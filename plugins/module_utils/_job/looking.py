@@ -35,7 +35,7 @@ def look(job: Job, *, show: str = "full", settle: bool = True, reveal: bool = Fa
     """
     record = judged(job, show=show, settle=settle)
     if reveal and record.get(schema.PRIVATE, {}).get("no_log"):
-        record = dict(record, **_read_streams(job, schema.EMBED_LIMIT if show != "none" else 0))
+        record = dict(record, **_revealed(job, record, schema.EMBED_LIMIT if show != "none" else 0))
     return schema.present(record, show)
 
 
@@ -51,7 +51,7 @@ def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:
         if not record["finished"]:
             record = _judge(job, record, show, settle)
         if record[schema.PRIVATE].get(schema.BARE) and show != "none":
-            record = dict(record, **streams(job, record, schema.EMBED_LIMIT))
+            record = dict(record, **_written(job, record))
             record["truncated"] = bool(record["truncated"] or record.get("output_error"))
         return record
     except DamagedRecord as damage:
@@ -161,8 +161,44 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     if state == schema.LOST and not same_boot:
         _require_here(job, private)
     final = dict(record, **streams(job, record, schema.EMBED_LIMIT))
-    final = schema.finish(final, state=state, reason=reason, exited=exited, ending=ending)
+    final = finish(job, final, state=state, reason=reason, exited=exited, ending=ending)
     return _reconcile(job, final) if settle else final
+
+
+def finish(
+    job: Job,
+    record: Record,
+    *,
+    state: str,
+    reason: str | None,
+    exited: Record | None,
+    ending: Record | None,
+) -> Record:
+    """Return the final form of a record, see ``schema.finish``; of a module's, with its result."""
+    final = schema.finish(record, state=state, reason=reason, exited=exited, ending=ending)
+    if "module" not in final:
+        return final
+    from . import modules
+
+    return modules.merge(job, final, exited)
+
+
+def _written(job: Job, record: Record) -> Record:
+    """Return what a job has written that its final record had no room for."""
+    if "module" in record and not record[schema.PRIVATE]["no_log"]:
+        from . import modules
+
+        return modules.again(job, record)
+    return streams(job, record, schema.EMBED_LIMIT)
+
+
+def _revealed(job: Job, record: Record, limit: int) -> Record:
+    """Return what the record of a job that was launched with ``no_log`` hides of its output."""
+    if "module" in record and record["finished"]:
+        from . import modules
+
+        return modules.again(job, record)
+    return _read_streams(job, limit)
 
 
 def _require_here(job: Job, private: Record) -> None:

@@ -122,6 +122,17 @@ def excerpt(fd: int, limit: int) -> tuple[str, int, bool]:
     return (head + _MARK % (tail_from - head_to) + tail).rstrip("\r\n"), size, True
 
 
+def shortened(text: str, limit: int) -> tuple[str, bool]:
+    """Return a text of at most ``limit`` bytes in UTF-8, as :func:`excerpt` does, and whether anything is missing."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit:
+        return text, False
+    half = max(0, limit - _MARK_ROOM) // 2
+    head, tail = data[:half], data[-half:] if half else b""
+    shown = [part.decode("utf-8", "ignore") for part in (head, tail)]
+    return (_MARK % (len(data) - 2 * half)).join(shown), True
+
+
 def _skip_continuation(data: bytes) -> bytes:
     """Drop what is left of a character whose beginning has been cut off."""
     skip = 0

@@ -249,7 +249,9 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
     :param place: where the job lies and who keeps it: user, boot id, clocks, paths.
     """
     hidden = request["no_log"]
+    module = {"module": request["module"]} if request.get("module") else {}
     return {
+        **module,
         "ansible_job_id": jid,
         "name": request["name"],
         "state": QUEUED,

@@ -107,7 +107,9 @@ class Stop:
             final = dict(record, **looking.streams(self.job, record, schema.EMBED_LIMIT))
             exited = self.job.slot("exit")
             self.job.conclude(
-                schema.finish(final, state=schema.LOST, reason=None, exited=exited, ending=ending)
+                looking.finish(
+                    self.job, final, state=schema.LOST, reason=None, exited=exited, ending=ending
+                )
             )
         except OSError:  # the disk is broken, or the folder has been removed: every look comes to a verdict by itself
             pass
