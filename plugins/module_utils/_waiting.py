@@ -182,11 +182,7 @@ class Waiter:
         except MissingRecord:
             return found
         job.close()
-        for stream in schema.STREAMS:
-            if len(full[stream]) > limit:
-                full[stream] = schema.tail_text(full[stream], limit)
-                full[stream + "_lines"] = full[stream].splitlines()
-                full["truncated"] = True
+        schema.shorten(full, limit)
         return full
 
 

@@ -28,6 +28,7 @@ RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
 SCARCE = 64 * 1024 * 1024  # bytes; with less left, a disk is watched while jobs write to it
 MODULE = "module"  # folder of a job that is a module: its file, and what belongs to it
 MAX_DIGITS = 4300  # of an integer in a record; Python's own limit since 3.11
+EDGE = 16 * 1024  # bytes at each end of a large record; without its output no more is read
 
 
 class MissingRecord(Exception):
@@ -66,15 +67,16 @@ class Job:
 
     # -- the record -------------------------------------------------------------------------------------------------
 
-    def read_record(self) -> Record:
+    def read_record(self, *, brief: bool = False) -> Record:
         """Read the record; if it is damaged, its copy in our folder, which then says so (``schema.FLAW``).
 
+        :param brief: nobody wants the output that is embedded in it, and of a large record it is not read.
         :raises MissingRecord: there is none.
         :raises DamagedRecord: what is there is not a record that this version understands, and there
             is no copy. The text says why.
         """
         try:
-            return self._read_record(self.jid, self.store.fd)
+            return self._read_record(self.jid, self.store.fd, brief=brief)
         except DamagedRecord as damage:
             try:
                 copy = self._read_record("record", self.fd)
@@ -85,7 +87,7 @@ class Job:
             copy[schema.PRIVATE][schema.FLAW] = str(damage)
             return copy
 
-    def _read_record(self, name: str, folder: int) -> Record:
+    def _read_record(self, name: str, folder: int, *, brief: bool = False) -> Record:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
@@ -104,8 +106,8 @@ class Job:
                 raise DamagedRecord("it belongs to user %s" % user_name(found.st_uid))
             if found.st_size > RECORD_LIMIT:
                 raise DamagedRecord("it is too large")
-            with open(fd, "rb", closefd=False) as source:
-                return _parse_record(self.jid, source.read(RECORD_LIMIT))
+            record = _without_output(self.jid, fd, found.st_size) if brief else None
+            return record or _whole(self.jid, fd, found.st_size)
             # A second name of this very file is harmless, and in a folder that others may enter they can give it one.
         except OSError as error:
             raise DamagedRecord("it cannot be read: %s" % error.strerror) from None
@@ -508,6 +510,29 @@ def _parse_record(jid: str, data: bytes) -> Record:
     if flaw:
         raise DamagedRecord(flaw)
     return record
+
+
+def _whole(jid: str, fd: int, size: int) -> Record:
+    with open(fd, "rb", closefd=False) as source:
+        return _parse_record(jid, source.read(size))
+
+
+def _without_output(jid: str, fd: int, size: int) -> Record | None:
+    """Read a large record of ours from its two ends, without the output that it embeds; None if that cannot be done.
+
+    In JSON a quote inside a string is escaped, so no output can hold the keys between which it lies.
+    """
+    if size <= 2 * EDGE:
+        return None
+    before, begin, _rest = os.pread(fd, EDGE, 0).partition(b', "stdout": "')
+    _rest, end, after = os.pread(fd, EDGE, size - EDGE).partition(b', "stdout_bytes": ')
+    if not begin or not end:
+        return None
+    try:
+        record = _parse_record(jid, b"".join((before, begin, b'", "stderr": ""', end, after)))
+    except DamagedRecord:
+        return None
+    return record if schema.PRIVATE in record else None
 
 
 def loads(data: bytes) -> Any:

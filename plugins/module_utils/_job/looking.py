@@ -45,7 +45,7 @@ def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:
     Parameters and errors are those of :func:`look`.
     """
     try:
-        record = job.read_record()
+        record = job.read_record(brief=show == "none")
         if schema.PRIVATE not in record:
             return _from_builtin(job, record)
         if not record["finished"]:
@@ -117,9 +117,8 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     """Decide what has become of a job of ours whose record is not final."""
     keeper = job.is_held("keeper")
     if not keeper:
-        record = (
-            job.read_record()
-        )  # the keeper may have written the final record and ended since we read it
+        # The keeper may have written the final record and ended since we read it.
+        record = job.read_record(brief=show == "none")
         if record["finished"]:
             return record
         final = job.pending_record()

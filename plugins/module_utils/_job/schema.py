@@ -476,6 +476,15 @@ def present(record: Record, show: str = "full") -> Record:
     return shown
 
 
+def shorten(shown: Record, limit: int) -> None:
+    """Let a job dictionary hold only the end of each stream if that is longer than so many characters."""
+    for name in STREAMS:
+        if len(shown[name]) > limit:
+            shown[name] = tail_text(shown[name], limit)
+            shown[name + "_lines"] = shown[name].splitlines()
+            shown["truncated"] = True
+
+
 def tail_text(text: str, limit: int = TAIL_BYTES) -> str:
     """Return the end of a text, from the beginning of a line where there is one."""
     if len(text) <= limit:

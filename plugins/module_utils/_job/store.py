@@ -290,6 +290,14 @@ class Store:
         """Return the job of that jid, whether there is one or not."""
         return Job(self, schema.check_jid(jid))
 
+    def jids(self) -> list[str]:
+        """Return the jids of all jobs that have a record, ours and the builtin's, in no order."""
+        return [name for name in os.listdir(self.fd) if schema.valid_jid(name)]
+
+    def written(self, jid: str) -> int:
+        """Return when a record was put in its place, in nanoseconds. :raises FileNotFoundError: it is not there."""
+        return os.stat(jid, dir_fd=self.fd, follow_symlinks=False).st_mtime_ns
+
     @files.privately
     def lock_name(self, name: str, *, wait: bool = True) -> int:
         """Take the lock of a name; it is held until the descriptor is closed everywhere.

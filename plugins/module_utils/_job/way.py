@@ -179,8 +179,10 @@ def refusal(path: str, why: str, advice: str) -> JobError:
     )
 
 
-def whose(path: str, jid: str) -> Iterator[str]:
+def whose(path: str, jid: str = "") -> Iterator[str]:
     """Yield the users, other than ourselves, whose async dir visibly holds a job of that jid.
+
+    Without a jid, those who have an async dir at all.
 
     :param path: our own async dir. Below our home it is looked for at the same place below theirs.
     """

@@ -1,0 +1,210 @@
+#!/usr/bin/python
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""List jobs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: job_info
+author:
+  - durable.jobs contributors (@durable-jobs)
+version_added: 0.1.0
+short_description: List the background jobs of a host
+description:
+  - Lists the jobs of an async dir, the newest first, those of this collection and those that the C(async) keyword of
+    ansible-core launched.
+  - The state of each is derived from evidence, as M(durable.jobs.job_status) does it.
+  - Never fails because of a job. One whose record is damaged is shown in its place, as V(lost) with the reason
+    V(record damaged).
+  - An async dir that is not there holds no jobs.
+options:
+  states:
+    description:
+      - Only jobs of these states.
+    type: list
+    elements: str
+    choices:
+      - queued
+      - running
+      - succeeded
+      - failed
+      - timed_out
+      - stopped
+      - lost
+  names:
+    description:
+      - Only jobs whose name one of these patterns fits, as a shell matches file names (C(*), C(?), C([abc])), upper and lower
+        case distinguished.
+      - Jobs without a name, and all jobs of C(async), are left out then.
+    type: list
+    elements: str
+  jids:
+    description:
+      - Only the jobs of these ids. Those of which there is no job are in RV(missing), and no error.
+    type: list
+    elements: str
+  limit:
+    description:
+      - Show no more than so many jobs, the newest of those that are asked for. V(0) shows all.
+      - RV(counts) and RV(total) count also those that are not shown.
+    type: int
+    default: 0
+  output:
+    description:
+      - How much of the output of the jobs to show - V(none), V(tail) for the last 4 KiB of each stream, or V(full).
+      - V(full) shows 16 MiB in total at the most, shared equally, of each stream the end.
+      - Of a job that is a module, as all of C(async) are, V(full) also shows whatever else is in its result.
+    type: str
+    default: none
+    choices:
+      - full
+      - tail
+      - none
+extends_documentation_fragment:
+  - durable.jobs.async_dir
+  - durable.jobs.attributes
+attributes:
+  check_mode:
+    details:
+      - Lists the same. Without check mode, final verdicts on jobs that have died are written into their records.
+seealso:
+  - module: durable.jobs.job_status
+"""
+
+EXAMPLES = r"""
+- name: List what is running or waits for its turn
+  durable.jobs.job_info:
+    states: [queued, running]
+  register: live
+
+- name: Show one line for each
+  ansible.builtin.debug:
+    msg: "{{ item.name or item.ansible_job_id }}: {{ item.state }} for {{ item.elapsed }} s"
+  loop: "{{ live.jobs }}"
+  loop_control:
+    label: "{{ item.ansible_job_id }}"
+
+- name: Find out why the latest backups failed
+  durable.jobs.job_info:
+    names: ["backup *"]
+    states: [failed, timed_out, lost]
+    limit: 5
+    output: tail
+"""
+
+RETURN = r"""
+jobs:
+  description:
+    - The job dictionaries, as M(durable.jobs.job_status) returns them, the newest first.
+    - For a job of C(async) that has finished, the moment of its launch is known only if its module has told it. Otherwise the
+      moment of its end decides about its place.
+    - A job of which nothing can be said here, for example because another machine that shares the async dir has launched
+      it, has a null C(state) and a C(msg) that says why.
+  returned: success
+  type: list
+  elements: dict
+counts:
+  description: How many jobs that are asked for there are of each state. V(unknown) are those with a null state.
+  returned: success
+  type: dict
+  sample: {failed: 1, lost: 0, queued: 0, running: 2, stopped: 0, succeeded: 9, timed_out: 0, unknown: 0}
+total:
+  description: How many jobs that are asked for there are.
+  returned: success
+  type: int
+  sample: 12
+missing:
+  description: Those of O(jids) of which there is no job.
+  returned: success
+  type: list
+  elements: str
+async_dir:
+  description: The directory on the target that was looked into.
+  returned: success
+  type: str
+  sample: /home/deploy/.ansible_async
+user:
+  description: The user on the target as whom it was looked into.
+  returned: success
+  type: str
+msg:
+  description:
+    - How many jobs there are, where, and as whom they were looked for. If none was found, also which other users have
+      async dirs that can be seen.
+  returned: always
+  type: str
+  sample: 12 jobs in /home/deploy/.ansible_async as user deploy
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store, why_absent
+from ..module_utils._job import schema, store, way
+from ..module_utils._job.errors import JobError
+from ..module_utils._listing import Listing
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..module_utils._job.schema import Record
+
+OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
+
+
+def run(module: AnsibleModule) -> Record:
+    """List the jobs and return the result."""
+    params = module.params
+    check_range(params, "limit")
+    try:
+        where = open_store(module, create=False)
+    except FileNotFoundError:
+        where = None
+    asked = {name: params[name] for name in ("jids", "names", "states")}
+    listing = Listing(where, settle=not module.check_mode, **asked)
+    jobs = listing.newest(params["limit"])
+    listing.show(jobs, params["output"], OUTPUT_TOTAL)
+    total = sum(listing.counts.values())
+    path, user = async_dir(module), store.user_name(os.geteuid())
+    text = "%d job%s in %s as user %s" % (total, "" if total == 1 else "s", path, user)
+    if listing.missing:
+        text += "; " + why_absent(path, listing.missing[0], None)
+    elif not total and not any(asked.values()):
+        others = ", ".join(way.whose(path))
+        text += "; there are async dirs of %s: look as that user" % others if others else ""
+    return {
+        "jobs": jobs,
+        "counts": listing.counts,
+        "total": total,
+        "missing": listing.missing,
+        "async_dir": path,
+        "user": user,
+        "changed": False,
+        "msg": text,
+    }
+
+
+def main() -> None:
+    """Run the module: parameters in, one JSON result out."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            ASYNC_DIR_SPEC,
+            states={"type": "list", "elements": "str", "choices": list(schema.STATES)},
+            names={"type": "list", "elements": "str"},
+            jids={"type": "list", "elements": "str"},
+            limit={"type": "int", "default": 0},
+            output={"type": "str", "choices": ["full", "tail", "none"], "default": "none"},
+        ),
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except JobError as error:
+        module.fail_json(**dict(error.details, msg=error.msg))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
