@@ -8,15 +8,16 @@ LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check extra-
         roles-readme ansible-lint
 # What each command runs, in this order.
 lint        := $(LINT)
-test        := $(LINT) collection unit sanity integration molecule
+test        := $(LINT) collection unit browser sanity integration molecule
 unit        := collection unit
+browser     := collection browser
 collection  := collection
 demo        := collection demo
 bench       := collection bench
 test-matrix := collection worker compat sanity-core
 test-faults := collection faults
 
-.PHONY: help test demo collection test-matrix test-faults bench lint unit format clean
+.PHONY: help test demo collection test-matrix test-faults bench lint unit browser format clean
 .SECONDARY:
 
 help: ## this list
@@ -29,11 +30,12 @@ test-faults: .nox/ready-test-faults ## what happens when processes, disks and ma
 bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmarks.md
 lint: .nox/ready-lint ## only the linters
 unit: .nox/ready-unit ## only the unit tests
+browser: .nox/ready-browser ## only the pages, in a headless chromium
 
 # The formatters only check where CI is true. --no-install: see below. With ARGS, arguments reach
 # the tool: make unit ARGS="tests/unit -k names", make bench ARGS=--quick.
 NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
-test demo collection test-faults bench lint unit:
+test demo collection test-faults bench lint unit browser:
 	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@) $(if $(ARGS),-- $(ARGS))
 test-matrix:
 	@CI=true $(NOX) --no-install --session $($@) grid
