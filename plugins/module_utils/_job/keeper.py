@@ -11,7 +11,7 @@ import select
 import signal
 import time
 
-from . import kernel, looking, output, runner, schema, stopping, store, tree
+from . import kernel, looking, output, runner, schema, shutdown, stopping, store, tree
 from .errors import JobError
 from .folder import DamagedRecord, Job, MissingRecord, output_error
 from .starter import Starter
@@ -112,6 +112,7 @@ class Keeper:
 
         :param lock: the lock ``turn``, which we hold.
         """
+        mask = shutdown.listen()
         while self._stop is None and not turn.has_come(self.job.store):
             for bell in turn.bells:
                 self._poll.register(bell, 0)
@@ -120,8 +121,12 @@ class Keeper:
                 self._poll.unregister(bell)
             turn.rest()
         self._wait(0)  # who stops many asks us before those whose end gives us our turn
+        cut_off = shutdown.heard() and shutdown.is_under_way()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # the command gets it unchanged
         if self._stop is not None:
             self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
+        elif cut_off:  # the end of another job, for the same reason, has made it our turn
+            self.gone, self.ending = True, schema.shut_down(signal.SIGTERM)
         else:
             try:
                 self._start(inheritance, turn.ahead, [lock])
@@ -181,6 +186,7 @@ class Keeper:
 
     def supervise(self) -> None:
         """Stay until the job has ended, and write its final record."""
+        shutdown.listen()
         timeout = self.request["timeout"]
         deadline = self._began + timeout if timeout else None
         if self.ending is not None and self.command:  # a predecessor died while ending the tree
@@ -315,7 +321,16 @@ class Keeper:
         self._limit_output()
         return self._over()
 
+    def _note_shutdown(self) -> None:
+        """Note why the command has ended, if that is because the machine goes down."""
+        number = self.exited["status"] & 0x7F if self.exited is not None else 0
+        if (number in shutdown.SENT or shutdown.heard()) and shutdown.is_under_way():
+            self.ending = schema.shut_down(number or signal.SIGTERM)
+            self._note("ending", self.ending)
+
     def _conclude(self) -> None:
+        if self.ending is None:
+            self._note_shutdown()
         self._limit_output()
         record = json.loads(self._written)
         hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)

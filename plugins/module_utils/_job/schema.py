@@ -34,6 +34,7 @@ TIMED_OUT = "timed_out"
 STOPPED = "stopped"
 LOST = "lost"
 STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST)
+REBOOTED = "rebooted"  # the reason of a job that was lost with the boot in which it was launched
 UNSUPERVISED = "unsupervised"  # the reason of a running job that has lost its keeper
 DAMAGED = "record damaged"  # the reason of a verdict that had to do without a record
 NOT_STARTED = "not started"  # the reason of a failed job whose turn came, but whose command could not be exec'ed
@@ -182,7 +183,7 @@ def verdict(evidence: Evidence) -> tuple[str, str | None]:
     if evidence.exited and not evidence.queued:
         return "exited", None
     if not evidence.same_boot:
-        return LOST, "rebooted"
+        return LOST, REBOOTED
     if (evidence.runner or evidence.command) and not evidence.queued:
         return RUNNING, UNSUPERVISED
     return LOST, DAMAGED if evidence.damaged else "killed"
@@ -353,6 +354,14 @@ def not_started(why: str) -> Record:
     return {"state": FAILED, "reason": NOT_STARTED, "survivors": [], "why": why}
 
 
+def shut_down(number: int) -> Record:
+    """Return the ending of a job that the shutdown of its machine has ended, or kept from starting.
+
+    :param number: the signal.
+    """
+    return {"state": LOST, "reason": REBOOTED, "signal": number, "survivors": []}
+
+
 def finish(
     record: Record,
     *,
@@ -366,7 +375,8 @@ def finish(
     :param state: a finished state, or ``exited`` for "as the exit record says".
     :param exited: the exit record (``status``, ``epoch``, ``monotonic``), if there is one.
     :param ending: why and how somebody of ours ended the job, if somebody did (``state``,
-        ``reason``, ``signal``, ``survivors``, ``by``), or why it never began, see :func:`not_started`.
+        ``reason``, ``signal``, ``survivors``, ``by``), or why it never began, see :func:`not_started`, or
+        :func:`shut_down`.
     """
     private = record[PRIVATE]
     final = dict(record, finished=True, changed=True, elapsed=None)
@@ -382,7 +392,9 @@ def finish(
         state, reason = ending["state"], ending.get("reason")
         final["survivors"] = ending.get("survivors") or []
         final["stopped_by"] = requester(ending.get("by"))
-        if final["rc"] == 0:
+        if state == LOST:  # how it answered the shutdown says nothing about what it was to do
+            final.update(rc=None, signal=None)
+        elif final["rc"] == 0:
             # A command may answer the stop signal with exit 0. It was ended all the same, and whoever
             # decides by `rc != 0` must not take it for done: the signal that ended it is its rc.
             final.update(rc=-ending["signal"], signal=signal_name(ending["signal"]))
@@ -409,7 +421,9 @@ def damaged(jid: str, where: Record, exited: Record | None, ending: Record | Non
         found["state"] = ending["state"]
         found["survivors"] = ending["survivors"]
         found["stopped_by"] = requester(ending.get("by"))
-        if found["rc"] == 0:
+        if found["state"] == LOST:
+            found.update(rc=None, signal=None)
+        elif found["rc"] == 0:
             found.update(rc=-ending["signal"], signal=signal_name(ending["signal"]))
     found.update(reason=DAMAGED, failed=found["state"] != SUCCEEDED)
     found["msg"] = message(found)

@@ -172,6 +172,21 @@ def test_a_lost_job_has_no_rc_and_a_reason():
     assert "rebooted" in final["msg"]
 
 
+@pytest.mark.parametrize("status", [0, 15, 256])
+def test_what_a_shutdown_has_ended_is_lost_however_it_answered(status):
+    ending = schema.shut_down(15)
+    exited = {**EXIT_0, "status": status}
+    final = schema.finish(record(), state="exited", reason=None, exited=exited, ending=ending)
+    assert (final["state"], final["rc"], final["signal"], final["reason"], final["elapsed"]) == (
+        "lost",
+        None,
+        None,
+        "rebooted",
+        2.5,
+    )
+    assert schema.damaged("j1.2", {"timeout": None}, exited, ending)["rc"] is None
+
+
 def test_the_message_shows_the_last_line_of_stderr_but_not_of_a_no_log_job():
     shown = schema.finish(
         record(), state="exited", reason=None, exited={**EXIT_0, "status": 256}, ending=None
