@@ -8,8 +8,9 @@ LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check extra-
         roles-readme ansible-lint
 # What each command runs, in this order.
 lint          := $(LINT)
-test          := $(LINT) collection unit sanity integration molecule
+test          := $(LINT) collection unit browser sanity integration molecule
 unit          := collection unit
+browser       := collection browser
 collection    := collection
 demo          := collection demo
 bench         := collection bench
@@ -17,7 +18,7 @@ test-matrix   := collection worker compat sanity-core
 test-faults   := collection faults
 test-machines := collection machines
 
-.PHONY: help test demo collection test-matrix test-faults test-machines bench lint unit format clean
+.PHONY: help test demo collection test-matrix test-faults test-machines bench lint unit browser format clean
 .SECONDARY:
 
 help: ## this list
@@ -31,11 +32,12 @@ test-machines: .nox/ready-test-machines ## real machines: systemd, reboots, sudo
 bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmarks.md
 lint: .nox/ready-lint ## only the linters
 unit: .nox/ready-unit ## only the unit tests
+browser: .nox/ready-browser ## only the pages, in a headless chromium
 
 # The formatters only check where CI is true. --no-install: see below. With ARGS, arguments reach
 # the tool: make unit ARGS="tests/unit -k names", make bench ARGS=--quick.
 NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
-test demo collection test-faults test-machines bench lint unit:
+test demo collection test-faults test-machines bench lint unit browser:
 	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@) $(if $(ARGS),-- $(ARGS))
 test-matrix:
 	@CI=true $(NOX) --no-install --session $($@) grid

@@ -187,6 +187,16 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(requires=["collection"])
+def browser(session: nox.Session) -> None:
+    """Open the pages that we write in a real browser (arguments go to pytest)."""
+    session.install(core_package(CORE), "pytest>=8,<10", "selenium>=4.30,<5")
+    script = ROOT / "tests" / "tools" / "system-packages.sh"
+    session.run_install("bash", str(script), "browser", external=True)
+    session.env["DURABLE_JOBS_PICTURES"] = os.environ.get("DURABLE_JOBS_PICTURES", "")
+    run_pytest(session, *(session.posargs or ["tests/browser"]))
+
+
+@nox.session(requires=["collection"])
 def faults(session: nox.Session) -> None:
     """Run the fault tests, and the unit tests of names many times (arguments go to pytest)."""
     session.install(core_package(CORE), "pytest>=8,<10", "PyYAML")

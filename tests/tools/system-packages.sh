@@ -5,22 +5,28 @@
 # What the SSH and fault tests need and Python cannot bring: an sshd to talk to, sudo to become
 # another user, setfacl, with which ansible hands its files from one unprivileged user to another,
 # strace, which kills a process at the system call that a test names, and libfaketime, which
-# moves the wall clock of single processes. With the argument "machines": what makes and boots
-# machines (tests/tools/machines.py).
+# moves the wall clock of single processes.
+# With the argument "browser", what the browser tests need instead: Debian's chromium and its driver;
+# with "machines", what makes and boots machines (tests/tools/machines.py), too.
 # Without root, or where it fails, it says so and goes on: those tests then skip themselves.
 set -uo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 missing=()
-command -v sshd >/dev/null || missing+=(openssh-server)
-command -v ssh >/dev/null || missing+=(openssh-client)
-command -v sudo >/dev/null || missing+=(sudo)
-command -v setfacl >/dev/null || missing+=(acl)
-command -v strace >/dev/null || missing+=(strace)
-command -v unshare >/dev/null || missing+=(util-linux)
-command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
-compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null ||
-    compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
+if [ "${1:-}" = browser ]; then
+    command -v chromium >/dev/null || missing+=(chromium)
+    command -v chromedriver >/dev/null || missing+=(chromium-driver)
+else
+    command -v sshd >/dev/null || missing+=(openssh-server)
+    command -v ssh >/dev/null || missing+=(openssh-client)
+    command -v sudo >/dev/null || missing+=(sudo)
+    command -v setfacl >/dev/null || missing+=(acl)
+    command -v strace >/dev/null || missing+=(strace)
+    command -v unshare >/dev/null || missing+=(util-linux)
+    command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+    compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null ||
+        compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
+fi
 if [ "${1:-}" = machines ]; then
     command -v debootstrap >/dev/null || missing+=(debootstrap)
     command -v systemd-nspawn >/dev/null || missing+=(systemd-container)
@@ -38,7 +44,8 @@ elif command -v apt-get >/dev/null; then
     reason="apt-get could not install them"
 elif command -v dnf >/dev/null; then
     echo "Installing for the tests: ${missing[*]}"
-    dnf install -q -y "${missing[@]/openssh-client/openssh-clients}" </dev/null && exit 0
+    names=("${missing[@]/openssh-client/openssh-clients}")
+    dnf install -q -y "${names[@]/chromium-driver/chromedriver}" </dev/null && exit 0
     reason="dnf could not install them"
 else
     reason="this machine has neither apt-get nor dnf"
