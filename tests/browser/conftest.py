@@ -84,7 +84,7 @@ def few(written):
 
 @pytest.fixture(scope="session")
 def many(written):
-    answers = invented.many(5000, tail="a line of what it said\n" * 100)
+    answers = invented.many(5000, tail="a line of what it said\n" * 20)
     return written("many", answers)
 
 
