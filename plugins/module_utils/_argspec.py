@@ -11,11 +11,14 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._job import schema, store, way
 from ._job.errors import JobError
+from ._job.folder import MissingRecord
 from ._job.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from ._job.folder import Job
 
 ASYNC_DIR_SPEC: dict[str, Any] = {
     "async_dir": {"type": "path"}
@@ -42,6 +45,22 @@ def async_dir(module: AnsibleModule) -> str:
         module.params["async_dir"] or os.environ.get("ANSIBLE_ASYNC_DIR") or "~/.ansible_async"
     )
     return os.path.expanduser(os.path.expandvars(configured))
+
+
+def given_job(module: AnsibleModule) -> Job:
+    """Return the job that the parameters ``jid`` or ``name`` mean.
+
+    :raises MissingRecord: there is none of that name.
+    :raises FileNotFoundError: there is no async dir.
+    """
+    if module.params["jid"] is not None:
+        schema.check_jid(module.params["jid"])
+        return open_store(module, create=False).job(module.params["jid"])
+    name = schema.check_name(module.params["name"])
+    job = open_store(module, create=False).latest(name)
+    if job is None:
+        raise MissingRecord(name)
+    return job
 
 
 def why_absent(path: str, jid: str | None, name: str | None) -> str:

@@ -70,6 +70,7 @@ attributes:
     details:
       - Lists the same. Without check mode, final verdicts on jobs that have died are written into their records.
 seealso:
+  - module: durable.jobs.job_output
   - module: durable.jobs.job_status
 """
 

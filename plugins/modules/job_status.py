@@ -284,7 +284,7 @@ from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
     check_range,
-    open_store,
+    given_job,
     why_absent,
 )
 from ..module_utils._job import schema, store
@@ -342,7 +342,7 @@ def run(module: AnsibleModule) -> Record:
     cleanup = params["mode"] == "cleanup"
     settle = not module.check_mode
     try:
-        job = _job(module)
+        job = given_job(module)
         if settle and look(job, show="none")["reason"] == schema.UNSUPERVISED:
             _adopt(module, job)
         if not cleanup:
@@ -378,18 +378,6 @@ def _adopt(module: AnsibleModule, job: Job) -> None:
     from ..module_utils._launch import adopt
 
     adopt(module, job.store, [job.jid])
-
-
-def _job(module: AnsibleModule) -> Job:
-    """Return the job that the parameters name. :raises MissingRecord: there is none of that name."""
-    if module.params["jid"] is not None:
-        schema.check_jid(module.params["jid"])
-        return open_store(module, create=False).job(module.params["jid"])
-    name = schema.check_name(module.params["name"])
-    job = open_store(module, create=False).latest(name)
-    if job is None:
-        raise MissingRecord(name)
-    return job
 
 
 def main() -> None:

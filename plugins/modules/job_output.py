@@ -1,0 +1,283 @@
+#!/usr/bin/python
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read what a job has written."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: job_output
+author:
+  - durable.jobs contributors (@durable-jobs)
+version_added: 0.1.0
+short_description: Read the output of a background job, also while it runs
+description:
+  - Reads a stream of one job from an offset, or its last lines, while the job runs or after it has finished, however it ended.
+  - The offset belongs to the reader. Nothing on the target remembers what has been read, so any number of readers can follow a
+    job, each at its own pace. Give RV(next_offset) as O(offset) the next time, until RV(eof).
+  - A character that lies across the end of a piece is part of the next one. Bytes that are not UTF-8 are replaced.
+  - Of a job of C(async) there is output only when it has finished, without trailing newlines.
+options:
+  jid:
+    description:
+      - The job's id, C(ansible_job_id) in the result of the task that launched it.
+      - One of O(jid) and O(name) must be given.
+    type: str
+  name:
+    description:
+      - The job's name. It means the latest job of that name, which may be another one the next time. Whoever follows a job had better
+        give its O(jid).
+    type: str
+  stream:
+    description:
+      - Which of its streams to read.
+    type: str
+    choices:
+      - stdout
+      - stderr
+    default: stdout
+  offset:
+    description:
+      - Where to begin, in bytes from the beginning of the stream.
+      - Beyond what has been written there is nothing to read yet, or any more, and RV(next_offset) is O(offset).
+      - The default is 0.
+    type: int
+  tail_lines:
+    description:
+      - Begin with the last so many lines instead, of which all together have at most O(max_bytes). V(0) begins at the end.
+      - Of a large stream only the end is read.
+    type: int
+  max_bytes:
+    description:
+      - Return no more than so many bytes, 1 to 16777216. One whole character is returned even if it has more.
+    type: int
+    default: 1048576
+  wait:
+    description:
+      - Seconds to wait on the target until there is something to return, or the job has finished.
+    type: float
+    default: 0
+  follow:
+    description:
+      - Show each line as soon as it is written, until the job has finished and all of it has been shown. The task ends then, and
+        ends well, whatever became of the job.
+      - RV(content) is then the end of what was shown, about O(max_bytes) of it.
+      - Characters that a terminal would obey are shown as C(?). A task with C(no_log) shows nothing.
+    type: bool
+    default: false
+  reveal:
+    description:
+      - Whether to show the output also of a job that was launched with C(no_log), or of which nobody knows that because its
+        record is damaged. What is shown is read from the job's files, which belong to the user as whom the job runs.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - durable.jobs.async_dir
+  - durable.jobs.attributes
+attributes:
+  check_mode:
+    details:
+      - Reads the same, and does not follow. For the id that M(durable.jobs.job_start) returns in check mode, and for a name of which there is
+        no job, reading is skipped.
+seealso:
+  - module: durable.jobs.job_info
+  - module: durable.jobs.job_status
+"""
+
+EXAMPLES = r"""
+- name: Read the last lines that a job has written
+  durable.jobs.job_output:
+    name: reindex users
+    tail_lines: 20
+  register: end
+
+- name: Wait up to a minute for what comes next
+  durable.jobs.job_output:
+    jid: "{{ end.ansible_job_id }}"
+    offset: "{{ end.next_offset }}"
+    wait: 60
+  register: more
+
+- name: Show it
+  ansible.builtin.debug:
+    var: more.content_lines
+
+- name: Show line by line what a job writes, until it has finished
+  durable.jobs.job_output:
+    name: reindex users
+    follow: true
+"""
+
+RETURN = r"""
+content:
+  description:
+    - What was read, as text.
+    - For a job that was launched with C(no_log), a text that says so.
+  returned: always
+  type: str
+content_lines:
+  description: RV(content) as a list of lines. The first and the last may be parts of a line.
+  returned: always
+  type: list
+  elements: str
+offset:
+  description: Where RV(content) begins, in bytes.
+  returned: always
+  type: int
+next_offset:
+  description: Where to go on.
+  returned: always
+  type: int
+eof:
+  description:
+    - Whether the job has finished and everything has been read. As long as it is false, more may come.
+  returned: always
+  type: bool
+size:
+  description: How many bytes have been written so far; null if the output is hidden.
+  returned: always
+  type: int
+lost_bytes:
+  description:
+    - How many bytes between the O(offset) that was asked for and RV(offset) have been cut out by the output limit
+      (O(durable.jobs.job_start#module:output_limit)).
+  returned: always
+  type: int
+cut_from:
+  description:
+    - Where the bytes that the output limit has cut out of the stream begin; null if all are there. A piece ends there, and the
+      next one begins at RV(cut_to).
+  returned: always
+  type: int
+cut_to:
+  description: Where they end. While the job runs this may grow.
+  returned: always
+  type: int
+stream:
+  description: The stream that was read.
+  returned: always
+  type: str
+ansible_job_id:
+  description: The job's id.
+  returned: always
+  type: str
+name:
+  description: The job's name; null if it has none.
+  returned: always
+  type: str
+state:
+  description: The job's state, as M(durable.jobs.job_status) returns it.
+  returned: always
+  type: str
+reason:
+  description: What else is known of the state.
+  returned: always
+  type: str
+finished:
+  description: Whether the job has ended, in whatever way.
+  returned: always
+  type: bool
+"""
+
+import os
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._argspec import (
+    ASYNC_DIR_SPEC,
+    async_dir,
+    check_range,
+    given_job,
+    why_absent,
+)
+from ..module_utils._job import schema, store
+from ..module_utils._job.errors import JobError
+from ..module_utils._job.folder import MissingRecord
+from ..module_utils._reading import Reader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..module_utils._job.schema import Record
+
+MAX_BYTES = 16 * 1024 * 1024  # of one piece
+FOLLOWING = (
+    20.0  # seconds that one look lasts if nothing comes; the action plugin then takes the next one
+)
+
+
+def run(module: AnsibleModule) -> Record:
+    """Read a piece and return the result."""
+    params = module.params
+    check_range(params, "offset", "tail_lines", "wait")
+    if not 1 <= params["max_bytes"] <= MAX_BYTES:
+        raise JobError("max_bytes must be 1 to %d, but is %s" % (MAX_BYTES, params["max_bytes"]))
+    if params["jid"] == schema.PREDICTED_JID:
+        return _skipped(
+            params,
+            "there is no job to read from: it was not launched (check mode, creates or removes)",
+        )
+    try:
+        return _read(module)
+    except (FileNotFoundError, MissingRecord):
+        if module.check_mode and params["name"] is not None:
+            text = "there is no job of that name; the launch before may be one that check mode left out"
+            return _skipped(params, text)
+        raise JobError(why_absent(async_dir(module), params["jid"], params["name"])) from None
+    except OSError as error:
+        why = "cannot read the output in %s as user %s: %s"
+        raise JobError(why % (async_dir(module), store.user_name(os.geteuid()), error)) from None
+
+
+def _read(module: AnsibleModule) -> Record:
+    params = module.params
+    job = given_job(module)
+    reader = Reader(job, params["stream"], reveal=params["reveal"], settle=not module.check_mode)
+    begin = params["offset"] or 0
+    limit = params["max_bytes"]
+    if params["tail_lines"] is not None:
+        begin = reader.tail(params["tail_lines"], limit)
+    if not (params["follow"] and module.check_mode):
+        reader.wait(begin, max(params["wait"], FOLLOWING if params["follow"] else 0))
+    result = reader.piece(begin, limit)
+    result.update((key, reader.record[key]) for key in ("name", "state", "reason", "finished"))
+    reader.close()
+    return dict(result, ansible_job_id=job.jid, stream=params["stream"], changed=False)
+
+
+def _skipped(params: Record, why: str) -> Record:
+    """Return the result of a look at a job that check mode has left out: whoever reads on until eof is done."""
+    nothing: Record = dict.fromkeys(("cut_from", "cut_to", "state", "reason", "size"))
+    nothing.update(content="", content_lines=[], offset=0, next_offset=0, lost_bytes=0, eof=True)
+    nothing.update(ansible_job_id=params["jid"], name=params["name"], stream=params["stream"])
+    return dict(nothing, finished=True, changed=False, skipped=True, msg=why)
+
+
+def main() -> None:
+    """Run the module: parameters in, one JSON result out."""
+    module = AnsibleModule(
+        argument_spec=dict(
+            ASYNC_DIR_SPEC,
+            jid={"type": "str"},
+            name={"type": "str"},
+            stream={"type": "str", "choices": list(schema.STREAMS), "default": "stdout"},
+            offset={"type": "int"},
+            tail_lines={"type": "int"},
+            max_bytes={"type": "int", "default": 1024 * 1024},
+            wait={"type": "float", "default": 0},
+            follow={"type": "bool", "default": False},
+            reveal={"type": "bool", "default": False},
+        ),
+        mutually_exclusive=[["jid", "name"], ["offset", "tail_lines"]],
+        required_one_of=[["jid", "name"]],
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module)
+    except JobError as error:
+        module.fail_json(**dict(error.details, msg=error.msg))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
