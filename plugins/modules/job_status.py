@@ -287,7 +287,7 @@ from ..module_utils._argspec import (
     given_job,
     why_absent,
 )
-from ..module_utils._job import schema, store
+from ..module_utils._job import removing, schema, store
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.folder import MissingRecord
 from ..module_utils._job.looking import look, wait
@@ -369,7 +369,7 @@ def _clean_up(module: AnsibleModule, job: Job, found: Record) -> Record:
         return dict(found, failed=True, msg=why % (job.jid, found["state"]))
     if not module.check_mode:
         job.remove()
-        job.store.sweep()
+        removing.sweep(job.store)
     return dict(schema.present(schema.unknown(job.jid)), changed=True, erased=job.results_file)
 
 

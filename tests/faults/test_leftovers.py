@@ -16,7 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    looking,
+    removing,
+    stopping,
+    store,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.folder import SLOT_BYTES
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
@@ -114,7 +119,7 @@ def test_what_a_crash_left_is_swept_up_by_a_later_cleanup(launcher):
     os.rename(
         living.results_file, living.results_file + "x"
     )  # a folder without a record, but it lives
-    past = time.time() - store.ABANDONED_AFTER - 60
+    past = time.time() - removing.ABANDONED_AFTER - 60
     for job in (old, living):
         os.utime(os.path.dirname(job.path("x")), (past, past))
     done = launcher.shell("true")
@@ -165,7 +170,7 @@ def test_forgetting_a_name_and_taking_its_lock_at_once(launcher):
                     os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if somebody is in
                     os.unlink(inside)
                     os.close(lock)
-                    place.forget_name("work")
+                    place.mend_name("work")
                 status = 0
             finally:
                 os._exit(status)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 OWN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+BLOCK = 512  # bytes of what st_blocks counts (inode(7))
 
 
 def privately(make: Maker) -> Maker:
@@ -71,16 +72,25 @@ def unlink(name: str, folder: int) -> None:
         pass
 
 
-def unlink_or_rmdir(name: str, folder: int) -> None:
-    """Remove what lies in a record's place. Of a directory there only an empty one: what is in it is not ours."""
+def unlink_or_rmdir(name: str, folder: int) -> bool:
+    """Remove what lies in a record's place, and tell whether there was something.
+
+    Of directories only an empty one: what is in it is not ours.
+    """
     try:
-        unlink(name, folder)
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
     except IsADirectoryError:
         os.rmdir(name, dir_fd=folder)
+    return True
 
 
 def remove_tree(name: str, folder: int) -> None:
-    """Remove a file, or a folder and all that is in it. A link is removed, not followed; nothing there is fine."""
+    """Remove a file, or a folder and all that is in it. A link is removed, not followed; nothing there is fine.
+
+    Others may remove the same at the same time.
+    """
     try:
         fd = os.open(name, DIR_FLAGS, dir_fd=folder)
     except FileNotFoundError:
@@ -91,6 +101,13 @@ def remove_tree(name: str, folder: int) -> None:
     try:
         for entry in os.listdir(fd):
             remove_tree(entry, fd)
+        os.rmdir(name, dir_fd=folder)
+    except FileNotFoundError:  # somebody else was faster
+        pass
     finally:
         os.close(fd)
-    os.rmdir(name, dir_fd=folder)
+
+
+def room_taken(found: os.stat_result) -> int:
+    """Return the bytes of the disk that a file takes: less than its size where it has holes."""
+    return found.st_blocks * BLOCK

@@ -46,6 +46,7 @@ class Job:
         self.store = store
         self.jid = jid
         self.results_file = os.path.join(store.path, jid)
+        self.scratch = ".%s.final" % jid  # beside the record, where there is no folder
         self._fd: int | None = None
 
     @property
@@ -143,7 +144,7 @@ class Job:
         :raises MissingRecord: a reader's job has been cleaned up.
         """
         # Not the keeper's lock: other readers would take its holder for a keeper, and the job for alive.
-        lock = self._lock_record(wait=not by_reader)
+        lock = lock_record(self, wait=not by_reader)
         try:
             if by_reader and lock is None:
                 return record  # another reader is about to write the same
@@ -154,20 +155,6 @@ class Job:
         finally:
             if lock is not None:
                 os.close(lock)
-
-    def _lock_record(self, *, wait: bool) -> int | None:
-        """Take the lock of the final record; None if somebody has it, or if there is no folder to be locked."""
-        try:
-            # A descriptor of its own: self.fd is shared with forked processes, and so would be its lock.
-            fd = os.open(".", files.DIR_FLAGS, dir_fd=self.fd)
-        except (FileNotFoundError, JobError):
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        return fd
 
     def _written(self, by_reader: bool) -> Record | None:
         """Return the final record that somebody else has written meanwhile."""
@@ -364,33 +351,17 @@ class Job:
             pass
 
     def remove(self) -> None:
-        """Remove the record, then everything else. What a crash leaves in between has no record and is nobody's job.
+        """Remove the record, the folder, and the name with the last of its jobs. See ``removing.discard``."""
+        # Imported here: few who have to do with jobs remove one, and a keeper would carry it as long as its job lives.
+        from . import removing
 
-        :raises JobError: something in its place cannot be removed.
-        """
         try:
-            name = self.read_record().get("name")
+            name = self.read_record(brief=True).get("name")
         except (MissingRecord, DamagedRecord):
             name = None
-        path = self.results_file
-        try:
-            files.unlink_or_rmdir(self.jid, self.store.fd)
-            files.unlink(_scratch(self), self.store.fd)
-            os.fsync(self.store.fd)
-            path = os.path.dirname(self.path(""))
-            try:
-                jobs = self.store.private("jobs", create=False)
-            except FileNotFoundError:  # a job of the builtin
-                return
-            try:
-                files.remove_tree(self.jid, jobs)
-            finally:
-                os.close(jobs)
-        except OSError as error:
-            why = "cannot be removed: %s" % error.strerror
-            raise self.store.refusal(path, why) from None
+        removing.discard(self)
         if isinstance(name, str) and schema.valid_name(name):
-            self.store.forget_name(name)
+            self.store.mend_name(name)
 
     def _reserve(self, name: str, size: int) -> None:
         fd = os.open(name, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd)
@@ -416,18 +387,29 @@ class Job:
         os.fsync(self.store.fd)
 
 
+def lock_record(job: Job, *, wait: bool) -> int | None:
+    """Take the lock under which the final record is written; None if somebody has it, or if there is no folder."""
+    try:
+        # A descriptor of its own: job.fd is shared with forked processes, and so would be its lock.
+        fd = os.open(".", files.DIR_FLAGS, dir_fd=job.fd)
+    except (FileNotFoundError, JobError):
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
 @files.privately
 def write_beside(job: Job, data: bytes) -> None:
     """Replace a record by way of a file beside it, where there is no folder of ours."""
-    scratch, folder = _scratch(job), job.store.fd
-    files.remove_tree(scratch, folder)
-    files.write_new(folder, scratch, data)
-    os.rename(scratch, job.jid, src_dir_fd=folder, dst_dir_fd=folder)
+    name, folder = job.scratch, job.store.fd
+    files.remove_tree(name, folder)
+    files.write_new(folder, name, data)
+    os.rename(name, job.jid, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
-
-
-def _scratch(job: Job) -> str:
-    return ".%s.final" % job.jid
 
 
 @files.privately

@@ -18,6 +18,8 @@
             ending                    slot: why and how the keeper ended the job, written before the first signal
             record                    room for the final record; becomes <async dir>/<jid> by rename. Until
                                       then it holds a copy of the first one, in case that is damaged
+        gone/<jid>/                   the folder of a job that is being removed
+        pruned                        its time says when a launch is to look again for jobs that may go
 """
 
 from __future__ import annotations
@@ -35,13 +37,16 @@ from .way import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Iterable
+
     from .schema import Record
 
 
 PRIVATE_DIR = ".durable"
 KEY_BYTES = 32
+PRUNED = "pruned"  # its time says when a launch is to look again for jobs that may go
+LONGEST_PAUSE = 3600.0  # seconds between two such looks
 ENGINES_KEPT = 3  # when another is installed: releases that take turns must not replace each other
-ABANDONED_AFTER = 86400  # seconds; no launch takes as long between its first file and its record
 
 
 def boot_id() -> str:
@@ -323,25 +328,42 @@ class Store:
         finally:
             os.close(names)
 
-    def forget_name(self, name: str) -> None:
-        """Remove what is kept of a name, unless a job of it is there or somebody decides about it just now."""
+    @files.privately
+    def mend_name(self, name: str, others: Iterable[str] = ()) -> None:
+        """Let a name whose latest job has been removed mean the latest of those that are there, or forget it.
+
+        Whoever holds its lock decides about it just now, so then it is left alone.
+
+        :param others: jids of jobs of that name that may be there, the latest first.
+        """
+        latest = self._named(name)[0]
+        if latest and self.has_record(latest):
+            return
         try:
             lock = self.lock_name(name, wait=False)
         except BlockingIOError:
             return
         try:
-            if self.latest(name) is None:
-                names = self.private("names")
-                for suffix in (".new", ".jid", ".lock"):
-                    files.unlink(name + suffix, names)
-                os.close(names)
+            left = [jid for jid in (*self._named(name), *others) if jid and self.has_record(jid)]
+            if left:
+                before = [jid for jid in left if jid != left[0]]
+                self._name(name, left[0], before[0] if before else "")
+                return
+            names = self.private("names")
+            for suffix in (".new", ".jid", ".lock"):
+                files.unlink(name + suffix, names)
+            os.close(names)
         finally:
             os.close(lock)
+
+    def has_record(self, jid: str) -> bool:
+        """Tell whether something lies in the place of a job's record."""
+        return os.path.lexists(os.path.join(self.path, jid))
 
     def latest(self, name: str) -> Job | None:
         """Return the latest job of a name; None if there is none."""
         for jid in self._named(name):
-            if jid and os.path.lexists(os.path.join(self.path, jid)):
+            if jid and self.has_record(jid):
                 return self.job(jid)
         return None
 
@@ -419,27 +441,13 @@ class Store:
             raise self.refusal(path, "is not a key of durable.jobs")
         return key
 
-    def sweep(self) -> None:
-        """Remove the folders of launches and removals that were killed half-way.
-
-        They have no record, nobody holds a lock in them, and they are a day old.
-        """
+    def is_prune_due(self) -> bool:
+        """Tell whether it is time for a launch to look for jobs that may go, see ``removing.claim``."""
         try:
-            jobs = self.private("jobs", create=False)
+            due = os.stat(self.private_path(PRUNED)).st_mtime
         except FileNotFoundError:
-            return
-        try:
-            for jid in os.listdir(jobs):
-                age = time.time() - os.stat(jid, dir_fd=jobs, follow_symlinks=False).st_mtime
-                if age < ABANDONED_AFTER or not schema.valid_jid(jid):
-                    continue
-                if os.path.lexists(os.path.join(self.path, jid)):
-                    continue
-                job = self.job(jid)
-                if not job.is_held("keeper") and not job.is_held("runner"):
-                    files.remove_tree(jid, jobs)
-        finally:
-            os.close(jobs)
+            return True
+        return not 0 < due - time.time() < LONGEST_PAUSE + 1  # else somebody has set the clock back
 
     @files.privately
     def create_job(self) -> Job:

@@ -14,7 +14,10 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
+from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+    MissingRecord,
+    lock_record,
+)
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 
@@ -90,7 +93,7 @@ def test_a_job_whose_processes_were_all_killed_is_lost_at_the_first_look_and_for
 def test_a_reader_that_writes_a_verdict_down_is_not_taken_for_a_keeper(launcher):
     job = launcher.shell("sleep 60")
     kill_all(launcher, job)
-    writing = job._lock_record(wait=False)
+    writing = lock_record(job, wait=False)
     found = looking.look(launcher.store.job(job.jid))
     assert (found["state"], found["reason"]) == ("lost", "killed")
     assert not job.read_record()["finished"], "there is one writer at a time"
