@@ -14,6 +14,7 @@ import pkgutil
 import py_compile
 import shlex
 import sys
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -21,6 +22,7 @@ from . import _job
 from ._argspec import ASYNC_DIR_SPEC, check_range, requester
 from ._job import schema
 from ._job.errors import JobError
+from ._job.folder import MissingRecord
 from ._plan import DEFAULT_GRACE, plain, poll_plan
 
 TYPE_CHECKING = False
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         modules,
         output,
         program,
+        removing,
         runner,
         shutdown,
         starter,
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
         modules,
         output,
         program,
+        removing,
         runner,
         shutdown,
         starter,
@@ -88,6 +92,7 @@ ENGINE = (
     "modules",
     "output",
     "program",
+    "removing",
     "runner",
     "schema",
     "shutdown",
@@ -120,6 +125,7 @@ JOB_SPEC: dict[str, Any] = {
     "name": {"type": "str"},
     "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "attach", "replace"]},
     "rerun": {"type": "str", "default": "always", "choices": ["always", "on_failure", "never"]},
+    "retention": {"type": "float", "default": 14 * 86400},
     **ASYNC_DIR_SPEC,
 }
 ONE_COMMAND = ["cmd", "argv", "shell"]
@@ -130,7 +136,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
 
     :raises JobError: naming the parameter that is wrong.
     """
-    check_range(params, "timeout", "grace", "output_limit")
+    check_range(params, "timeout", "grace", "output_limit", "retention")
     argv = _argv(params)
     try:
         stop_signal = schema.signal_number(params["stop_signal"])
@@ -210,8 +216,38 @@ def launch(
     return _run_launcher(module, where, {"jobs": lean, "slots": slots})
 
 
+def launch_one(module: AnsibleModule, where: Store, request: Record) -> Record:
+    """Launch one job and return its result. :raises JobError: it failed."""
+    while True:
+        answer = launch(module, where, [request])[0]
+        try:
+            return outcome(where, request, answer)
+        except MissingRecord:  # the job that was found has been removed since: decide again
+            continue
+
+
+def prune_in_passing(module: AnsibleModule, where: Store) -> None:
+    """Remove jobs that finished longer ago than ``retention``, if it is time to look for them.
+
+    Jobs have been launched before, so nothing that goes wrong here is a failure.
+    """
+    begun, seconds = time.monotonic(), module.params["retention"]
+    try:
+        if seconds and where.is_prune_due():
+            # Imported here, and not by every launch: what a module imports is compiled in every run.
+            from . import _pruning
+
+            _pruning.in_passing(where, seconds, begun)
+    except (JobError, OSError) as error:
+        module.warn("old jobs could not be removed in passing, see retention: %s" % error)
+
+
 def outcome(where: Store, request: Record, answer: Record) -> Record:
-    """Return the result of a launch. :raises JobError: it failed."""
+    """Return the result of a launch.
+
+    :raises JobError: it failed.
+    :raises MissingRecord: the job that was found, and for which nothing was started, has been removed since.
+    """
     if "error" in answer:
         raise JobError(**answer["error"])
     if "decision" in answer:

@@ -52,7 +52,10 @@ def predicted(where: Store | None, request: Record) -> Record:
     """Return what a launch would return, without changing anything. Parameters and errors: see :func:`predict`."""
     decision, job = predict(where, request)
     if job is not None and decision in (schema.ATTACH, schema.KEEP):
-        return found(job, decision, settle=False)
+        try:
+            return found(job, decision, settle=False)
+        except MissingRecord:  # removed at this moment
+            decision = schema.START
     nothing = schema.unknown(schema.PREDICTED_JID)
     nothing.update({key: request[key] for key in ("name", "cmd", "timeout")}, finished=False)
     text = "would %s the job" % decision
@@ -83,12 +86,9 @@ def predict(where: Store | None, request: Record) -> tuple[str, Job | None]:
 def found(job: Job, decision: str, *, settle: bool) -> Record:
     """Return the result of a launch that started nothing because there was a job already.
 
-    :raises JobError: it has been cleaned up at this moment.
+    :raises MissingRecord: it has been removed since.
     """
-    try:
-        result = dict(looking.look(job, settle=settle), changed=False, attached=False)
-    except MissingRecord:
-        raise JobError("job %s has been removed just now; launch it again" % job.jid) from None
+    result = dict(looking.look(job, settle=settle), changed=False, attached=False)
     if decision == schema.ATTACH:
         text = "attached to job %s (%s)" % (result["name"], result["ansible_job_id"])
         result.update(attached=True, failed=False, msg=text)

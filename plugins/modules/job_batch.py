@@ -23,7 +23,7 @@ options:
   jobs:
     description:
       - The jobs, each a dictionary of the parameters of M(durable.jobs.job_start), without
-        C(async_dir).
+        C(async_dir) and C(retention).
       - What a job does not say is taken from the options below. The variables of C(env) are joined, and
         the job's own win.
       - If one of these dictionaries is wrong, nothing is launched. If one of the jobs cannot be
@@ -111,6 +111,11 @@ options:
       - always
       - on_failure
       - never
+  retention:
+    description:
+      - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
+    type: float
+    default: 1209600
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
@@ -176,14 +181,17 @@ from ansible.module_utils.errors import UnsupportedError
 from ..module_utils._argspec import ASYNC_DIR_SPEC, open_store, unshown_invocation
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
+from ..module_utils._job.folder import MissingRecord
 from ..module_utils._launch import (
     JOB_SPEC,
     ONE_COMMAND,
     always,
     build_request,
     launch,
+    launch_one,
     not_needed,
     outcome,
+    prune_in_passing,
     unneeded,
 )
 
@@ -195,6 +203,7 @@ if TYPE_CHECKING:
     from ..module_utils._job.store import Store
 
 OWN = ("cmd", "argv", "shell", "name", "stdin", "creates", "removes")  # a job's own, never shared
+OF_THE_CALL = ("async_dir", "retention")  # never a job's own
 SHARED_SPEC = {
     name: option for name, option in JOB_SPEC.items() if name not in OWN and name != "async_dir"
 }
@@ -222,13 +231,15 @@ def run(module: AnsibleModule) -> Record:
         launched = _launched(module, where, [requests[number] for number in needed])
         for number, result in zip(needed, launched):
             results[number] = result
+        if where is not None and not module.check_mode:
+            prune_in_passing(module, where)
     return dict(_summary(results), **difference)
 
 
 def _entries(module: AnsibleModule) -> list[dict[str, Any]]:
     """Return the parameters of each job, complete. :raises JobError: naming the place of one that is wrong."""
     shared = {name: module.params[name] for name in SHARED_SPEC}
-    spec = {name: dict(option) for name, option in JOB_SPEC.items() if name != "async_dir"}
+    spec = {name: dict(option) for name, option in JOB_SPEC.items() if name not in OF_THE_CALL}
     for option in spec.values():
         option.pop("default", None)
     validator = ArgumentSpecValidator(
@@ -285,10 +296,17 @@ def _launched(module: AnsibleModule, where: Store | None, requests: list[Record]
 
                 results.append(dict(always(request), **_naming.predicted(where, request)))
             else:
-                results.append(outcome(where, request, answer))
+                results.append(_outcome(module, where, request, answer))
         except JobError as error:
             results.append(_not_launched(request, error))
     return results
+
+
+def _outcome(module: AnsibleModule, where: Store, request: Record, answer: Record) -> Record:
+    try:
+        return outcome(where, request, answer)
+    except MissingRecord:  # what was found has been removed since; the others of this call go on
+        return launch_one(module, where, request)
 
 
 def _not_launched(request: Record, error: JobError) -> Record:

@@ -146,6 +146,16 @@ options:
       - always
       - on_failure
       - never
+  retention:
+    description:
+      - Seconds for which finished jobs are kept. A launch removes, in passing, jobs in the same async dir that
+        finished longer ago, whoever launched them. V(0) removes none. See M(durable.jobs.job_prune).
+      - A launch spends no more than a twentieth of a second on that, and looks only from time to time, the
+        less often the more jobs there are, but at least once an hour. What is left over goes with later launches.
+      - The latest job of a O(name) that was launched with another O(rerun) than V(always) stays, so that it is not
+        done again. So do jobs of the C(async) keyword, and jobs whose records are damaged.
+    type: float
+    default: 1209600
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
@@ -167,6 +177,7 @@ notes:
     never stored where a look would print it.
 seealso:
   - module: durable.jobs.job_status
+  - module: durable.jobs.job_prune
   - module: ansible.builtin.command
 """
 
@@ -378,9 +389,9 @@ from ..module_utils._launch import (
     ONE_COMMAND,
     always,
     build_request,
-    launch,
+    launch_one,
     not_needed,
-    outcome,
+    prune_in_passing,
     unneeded,
 )
 
@@ -405,8 +416,9 @@ def run(module: AnsibleModule) -> Record:
         from ..module_utils import _naming
 
         return dict(always(request), **_naming.predicted(where, request), **difference)
-    answer = launch(module, where, [request])[0]
-    return dict(outcome(where, request, answer), **difference)
+    result = launch_one(module, where, request)
+    prune_in_passing(module, where)
+    return dict(result, **difference)
 
 
 def _difference(module: AnsibleModule, where: Store | None, request: Record) -> Record:

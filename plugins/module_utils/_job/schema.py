@@ -293,6 +293,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
             "stop_signal": request["stop_signal"],
             "output_limit": request["output_limit"],
             "spec": request["spec"],
+            "rerun": request["rerun"],
             "keeper": place["keeper"],
             "runner": 0,
             "command": {"pid": 0, "started": 0},
