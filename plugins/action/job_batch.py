@@ -1,14 +1,43 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Forwards ansible_async_dir to the module: only the controller knows that variable."""
+"""Forwards ansible_async_dir, and builds the modules that are to be jobs: only the controller knows and has them."""
 
 from __future__ import annotations
 
+import typing as t
+
+from ..module_utils._job.errors import JobError
 from ..plugin_utils._forward import ForwardingAction
+from ..plugin_utils._prepare import part_of
 
 
 class ActionModule(ForwardingAction):
-    """Runs the module of the same name."""
+    """Prepares the modules among the jobs and runs the module of the same name."""
 
     module = "durable.jobs.job_batch"
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Launch the jobs."""
+        jobs = self._task.args.get("jobs")
+        entries = jobs if isinstance(jobs, list) else []
+        if not any(_is_module(entry) for entry in entries):
+            return super().run(tmp, task_vars)
+        result = super(ForwardingAction, self).run(tmp, task_vars)
+        args = self.forwarded()
+        parts: list[dict[str, t.Any] | None] = []
+        for number, entry in enumerate(entries):
+            try:
+                parts.append(part_of(self, entry, task_vars or {}) if _is_module(entry) else None)
+            except JobError as error:
+                text = "jobs[%d] cannot be launched, so nothing is: %s" % (number, error.msg)
+                return dict(result, failed=True, **dict(error.details, msg=text))
+        args["_parts"] = parts
+        result.update(
+            self._execute_module(module_name=self.module, module_args=args, task_vars=task_vars)
+        )
+        return result
+
+
+def _is_module(entry: object) -> bool:
+    return isinstance(entry, dict) and entry.get("module") is not None

@@ -27,7 +27,7 @@ ASYNC_DIR_SPEC: dict[str, Any] = {
 NO_LOGIN = 2**32 - 1  # what /proc/self/loginuid says of a session that nobody has logged in to
 
 # Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
-UNSHOWN = ("env", "stdin")
+UNSHOWN = ("env", "stdin", "args")
 
 
 def open_store(module: AnsibleModule, *, create: bool) -> Store:
@@ -126,4 +126,5 @@ def unshown_invocation(module: AnsibleModule) -> dict[str, Any]:
 
 def _unshown(params: dict[str, Any]) -> dict[str, Any]:
     hidden = {name for name in UNSHOWN if params.get(name) is not None}
-    return dict(params, **dict.fromkeys(hidden, "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"))
+    shown = {name: value for name, value in params.items() if name not in ("_part", "_parts")}
+    return dict(shown, **dict.fromkeys(hidden, "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"))

@@ -24,6 +24,8 @@ options:
     description:
       - The jobs, each a dictionary of the parameters of M(durable.jobs.job_start), without
         C(async_dir) and C(retention).
+      - A job with C(module), and C(args), is one of M(durable.jobs.job_module). Each of them is built and sent by
+        itself, some 150 kB, so a loop over hundreds of files is better one module with a list.
       - What a job does not say is taken from the options below. The variables of C(env) are joined, and
         the job's own win.
       - If one of these dictionaries is wrong, nothing is launched. If one of the jobs cannot be
@@ -116,6 +118,11 @@ options:
       - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
     type: float
     default: 1209600
+  _parts:
+    description:
+      - Not for playbooks. What the action plugin tells the module about the modules among O(jobs).
+    type: list
+    elements: raw
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
@@ -188,12 +195,12 @@ from ..module_utils._launch import (
     always,
     build_request,
     launch,
-    launch_one,
     not_needed,
     outcome,
     prune_in_passing,
     unneeded,
 )
+from ..module_utils._module_jobs import MODULE_SPEC, module_request, stage_part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,9 +208,13 @@ if TYPE_CHECKING:
 
     from ..module_utils._job.schema import Record
     from ..module_utils._job.store import Store
+    from ..module_utils._staging import Staged
 
-OWN = ("cmd", "argv", "shell", "name", "stdin", "creates", "removes")  # a job's own, never shared
+# A job's own, never shared.
+OWN = ("cmd", "argv", "shell", "module", "args", "name", "stdin", "creates", "removes")
 OF_THE_CALL = ("async_dir", "retention")  # never a job's own
+MODULE = {"module": {"type": "str"}, "args": MODULE_SPEC["args"]}
+ONE_WORK = [*ONE_COMMAND, "module"]
 SHARED_SPEC = {
     name: option for name, option in JOB_SPEC.items() if name not in OWN and name != "async_dir"
 }
@@ -214,11 +225,14 @@ def run(module: AnsibleModule) -> Record:
     if module.params["slots"] < 0:
         raise JobError("slots must not be negative, but is %d" % module.params["slots"])
     entries = _entries(module)
-    requests = [_request(number, entry, module) for number, entry in enumerate(entries)]
+    parts = module.params["_parts"] or [None] * len(entries)
+    requests = [
+        _request(number, entry, parts[number], module) for number, entry in enumerate(entries)
+    ]
     needed = []
     results: list[Record] = []
-    for entry, request in zip(entries, requests):
-        skip = unneeded(entry)
+    for entry, request, part in zip(entries, requests, parts):
+        skip = unneeded(entry) or (part or {}).get("unneeded")
         results.append({} if skip is None else not_needed(request, skip))
         if skip is None:
             needed.append(len(results) - 1)
@@ -239,11 +253,15 @@ def run(module: AnsibleModule) -> Record:
 def _entries(module: AnsibleModule) -> list[dict[str, Any]]:
     """Return the parameters of each job, complete. :raises JobError: naming the place of one that is wrong."""
     shared = {name: module.params[name] for name in SHARED_SPEC}
-    spec = {name: dict(option) for name, option in JOB_SPEC.items() if name not in OF_THE_CALL}
+    known = {**JOB_SPEC, **MODULE}
+    spec = {name: dict(option) for name, option in known.items() if name not in OF_THE_CALL}
     for option in spec.values():
         option.pop("default", None)
     validator = ArgumentSpecValidator(
-        spec, mutually_exclusive=[ONE_COMMAND], required_one_of=[ONE_COMMAND]
+        spec,
+        mutually_exclusive=[ONE_WORK],
+        required_one_of=[ONE_WORK],
+        required_by={"args": "module"},
     )
     entries = []
     for number, entry in enumerate(module.params["jobs"]):
@@ -265,9 +283,15 @@ def _entries(module: AnsibleModule) -> list[dict[str, Any]]:
     return entries
 
 
-def _request(number: int, entry: dict[str, Any], module: AnsibleModule) -> Record:
+def _request(
+    number: int, entry: dict[str, Any], part: Record | None, module: AnsibleModule
+) -> Record:
     try:
-        return build_request(entry, no_log=module.no_log)
+        if entry["module"] is None:
+            return build_request(entry, no_log=module.no_log)
+        if part is None:
+            raise JobError("a module needs the action plugin of job_batch, which builds it")
+        return dict(module_request(entry, part, no_log=module.no_log), part=part)
     except JobError as error:
         raise JobError("jobs[%d] cannot be launched, so nothing is: %s" % (number, error)) from None
 
@@ -288,7 +312,7 @@ def _launched(module: AnsibleModule, where: Store | None, requests: list[Record]
     results = []
     answers: list[Record] = [{}] * len(requests)
     if where is not None and not module.check_mode:
-        answers = launch(module, where, requests, slots=module.params["slots"])
+        answers = _launch(module, where, requests)
     for request, answer in zip(requests, answers):
         try:
             if where is None or module.check_mode:
@@ -306,7 +330,37 @@ def _outcome(module: AnsibleModule, where: Store, request: Record, answer: Recor
     try:
         return outcome(where, request, answer)
     except MissingRecord:  # what was found has been removed since; the others of this call go on
-        return launch_one(module, where, request)
+        return _launched(module, where, [request])[0]
+
+
+def _launch(module: AnsibleModule, where: Store, requests: list[Record]) -> list[Record]:
+    """Stage the modules among the jobs, launch all that can be, and return the answers."""
+    answers: list[Record] = [{}] * len(requests)
+    staged: dict[int, Staged] = {}
+    ready = []
+    try:
+        for number, request in enumerate(requests):
+            try:
+                if "part" in request:
+                    staged[number] = stage_part(where, request["part"])
+                    request.update(staged[number].keys, argv=staged[number].argv)
+                ready.append(number)
+            except JobError as error:
+                answers[number] = {"error": dict(error.details, msg=error.msg)}
+        asked = [
+            {key: value for key, value in requests[number].items() if key != "part"}
+            for number in ready
+        ]
+        found = launch(module, where, asked, slots=module.params["slots"]) if asked else []
+    except BaseException:
+        for one in staged.values():
+            one.discard()
+        raise
+    for number, answer in zip(ready, found):
+        answers[number] = answer
+        if number in staged:
+            staged[number].settle(answer)
+    return answers
 
 
 def _not_launched(request: Record, error: JobError) -> Record:
@@ -351,6 +405,7 @@ def main() -> None:
             # Kept out of syslog as a whole: there is env and stdin in it.
             jobs={"type": "list", "elements": "dict", "required": True, "no_log": True},
             slots={"type": "int", "default": 0},
+            _parts={"type": "list", "elements": "raw", "no_log": True},
             **ASYNC_DIR_SPEC,
         ),
         supports_check_mode=True,

@@ -394,6 +394,7 @@ from ..module_utils._launch import (
     prune_in_passing,
     unneeded,
 )
+from ..module_utils._reporter import Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -432,7 +433,7 @@ def _difference(module: AnsibleModule, where: Store | None, request: Record) -> 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = AnsibleModule(
+    module = Reporter(
         argument_spec=JOB_SPEC,
         mutually_exclusive=[ONE_COMMAND],
         required_one_of=[ONE_COMMAND],
@@ -443,9 +444,7 @@ def main() -> None:
         result = run(module)
     except JobError as error:
         result = dict(error.details, msg=error.msg, failed=True)
-    if result.get("failed"):
-        module.fail_json(invocation=invocation, **result)
-    module.exit_json(invocation=invocation, **result)
+    module.report(dict(result, invocation=invocation))
 
 
 if __name__ == "__main__":

@@ -275,7 +275,6 @@ survivors:
   elements: dict
 """
 
-import json
 import os
 
 from ansible.module_utils.basic import AnsibleModule
@@ -291,45 +290,12 @@ from ..module_utils._job import removing, schema, store
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.folder import MissingRecord
 from ..module_utils._job.looking import look, wait
+from ..module_utils._reporter import Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ..module_utils._job.schema import Record
     from ..module_utils._job.store import Job
-
-
-class Reporter(AnsibleModule):
-    """A module that returns what it is given: the record of a job of the builtin may hold any keys."""
-
-    def add_path_info(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Leave the result alone: ``path`` in it is not ours, and ``state`` is the job's, not that of a file."""
-        return kwargs
-
-    def report(self, result: Record) -> None:
-        """Return the result, in a form for which exit_json and fail_json have no special meaning or traceback."""
-        result.pop("self", None)
-        found = result.pop("warnings", None) or []
-        for one in found if isinstance(found, list) else [found]:
-            self.warn(one if isinstance(one, str) else json.dumps(one))
-        if "deprecations" in result and not _are_deprecations(result["deprecations"]):
-            del result["deprecations"]
-        if not result.get("failed"):
-            self.exit_json(**result)
-        if "exception" in result:
-            result["exception"] = str(result["exception"])
-        result.setdefault("msg", "job %s failed" % result["ansible_job_id"])
-        self.fail_json(**result)
-
-
-def _are_deprecations(found: object) -> bool:
-    return isinstance(found, list) and all(
-        isinstance(one, dict)
-        and isinstance(one.get("msg"), str)
-        and all(isinstance(value, str) or value is None for value in one.values())
-        for one in found
-    )
 
 
 def run(module: AnsibleModule) -> Record:

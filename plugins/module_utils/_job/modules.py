@@ -17,6 +17,8 @@ from .folder import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from .folder import Job
     from .schema import Record
 
@@ -61,7 +63,7 @@ def merge(job: Job, final: Record, exited: Record | None) -> Record:
         else:
             _adopt(told, own, exited)
             if junk:
-                told["warnings"] = [*_listed(own.get("warnings")), *junk]
+                told["warnings"] = [*told.get("warnings", []), *junk]
     else:
         _explain(told, errors or _excerpt(job, "stdout")[0])
     if final[schema.PRIVATE]["no_log"]:
@@ -102,7 +104,7 @@ def parse(text: str) -> tuple[Record, list[str]]:
     # One level for the record itself, two for module_result and what readers put around it.
     if flaws.is_deep(result, flaws.MAX_DEPTH - 3):
         raise NoResultError("its result is nested too deeply")
-    before, after = "\n".join(lines[:first]), "\n".join(lines[last:])
+    before, after = "\n".join(lines[:first]).strip(), "\n".join(lines[last:])
     found = (("before", before), ("after", after))
     junk = [
         "Module invocation had junk %s the JSON data: %s" % one for one in found if one[1].strip()
@@ -113,6 +115,9 @@ def parse(text: str) -> tuple[Record, list[str]]:
 def _adopt(told: Record, own: Record, exited: Record | None) -> None:
     """Take over a module's result: what it shares with a job, what a job does not know, and all of it in one place."""
     own = {key: value for key, value in own.items() if not key.startswith("_ansible_")}
+    for key, plain in _PLAIN.items():
+        if key in own:
+            own[key] = plain(own[key])
     told["module_result"] = {key: own[key] for key in own if key not in ELSEWHERE}
     for key, value in own.items():
         if key not in told and key not in RESERVED:
@@ -173,10 +178,52 @@ def _status_of(job: Job) -> Record | None:
         return None
 
 
+def _warnings(found: object) -> list[str]:
+    """Return warnings as texts. Since ansible-core 2.19 modules write them as objects that only it understands."""
+    return [
+        one if isinstance(one, str) else str(_event(one).get("msg") or json.dumps(one))
+        for one in _listed(found)
+    ]
+
+
+def _deprecations(found: object) -> list[Record]:
+    """Return deprecations as ansible-core has always taken them."""
+    plain = []
+    for one in _listed(found):
+        known = one if isinstance(one, dict) else {}
+        said: Record = {"msg": one if isinstance(one, str) else str(_event(one).get("msg"))}
+        for key in ("version", "date", "collection_name"):
+            if isinstance(known.get(key), str):
+                said[key] = known[key]
+        plain.append(said)
+    return plain
+
+
+def _exception(found: object) -> str:
+    """Return the traceback that a module tells of its own failure."""
+    event = _event(found)
+    return found if isinstance(found, str) else str(event.get("formatted_traceback") or event)
+
+
+def _event(found: object) -> Record:
+    if not isinstance(found, dict):
+        return {}
+    event = found.get("event")
+    return event if isinstance(event, dict) else found
+
+
 def _listed(found: object) -> list[object]:
     if found is None:
         return []
     return found if isinstance(found, list) else [found]
+
+
+# What ansible-core's releases write in different ways, and how it is kept.
+_PLAIN: dict[str, Callable[[object], object]] = {
+    "warnings": _warnings,
+    "deprecations": _deprecations,
+    "exception": _exception,
+}
 
 
 def _give_up(job: Job, told: Record, exited: Record, problem: str) -> None:

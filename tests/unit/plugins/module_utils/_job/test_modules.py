@@ -178,6 +178,24 @@ def test_the_record_is_what_the_builtin_reads(module):
     )
 
 
+def test_what_only_a_new_ansible_core_understands_is_kept_as_text(module):
+    event = {"msg": "careful", "formatted_traceback": "Traceback", "__ansible_type": "Event"}
+    own = {
+        "warnings": [{"event": event, "__ansible_type": "WarningSummary"}, "plain", 7],
+        "deprecations": [{"event": event, "version": "9.0", "date": None}, {"msg": "old"}, "older"],
+        "exception": {"event": event, "__ansible_type": "ErrorSummary"},
+    }
+    record = module.result(own)
+    assert record["warnings"] == ["careful", "plain", "7"]
+    assert record["deprecations"] == [
+        {"msg": "careful", "version": "9.0"},
+        {"msg": "old"},
+        {"msg": "older"},
+    ]
+    assert record["exception"] == "Traceback"
+    assert record["module_result"]["warnings"] == record["warnings"]
+
+
 @pytest.mark.parametrize(("before", "after"), [(1, 0), (0, 1), (1, 1)])
 def test_junk_gives_warnings(module, before, after):
     record = module.result(

@@ -1,0 +1,481 @@
+#!/usr/bin/python
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Launch one module of Ansible as a job."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: job_module
+author:
+  - durable.jobs contributors (@durable-jobs)
+version_added: 0.1.0
+short_description: Launch any module of Ansible as a durable background job
+description:
+  - Launches a module on the target and returns as soon as it has really been started. From then on it is a job like those of
+    M(durable.jobs.job_start), with the same deadline, evidence, output and names.
+  - The result of the module is the job's. M(durable.jobs.job_status) and M(durable.jobs.job_wait), and
+    M(ansible.builtin.async_status) too, return the module's own keys beside the job dictionary.
+  - The keys C(changed), C(failed), C(rc), C(msg), C(cmd), C(stdout) and C(stderr) are the module's. Every other key of the job dictionary stays the
+    job's, whatever the module returns under that name. C(module_result) holds the module's result as it was, without its output.
+  - The module's files lie in the job's private folder, and go when the job has ended.
+options:
+  module:
+    description:
+      - The module, by its fully qualified name.
+      - Modules with an action plugin of their own do a part of their work on the controller. Of these, V(ansible.builtin.command),
+        V(ansible.builtin.shell), V(ansible.builtin.script), V(ansible.builtin.copy), V(ansible.builtin.template),
+        V(ansible.builtin.assemble), V(ansible.builtin.unarchive), V(ansible.builtin.package), V(ansible.builtin.service), V(ansible.builtin.dnf) and
+        V(ansible.builtin.uri) work, since their action only prepares and then runs one module. That preparation is done at
+        the launch, and waits for it, also where it looks at or transfers files. The others are refused.
+      - A script of V(ansible.builtin.script) is a job of a command. It has no result but its exit status and its output.
+    type: str
+    required: true
+  args:
+    description:
+      - The parameters of the module. They are stored nowhere, beyond what the module itself returns of them, where it has
+        censored those that it marks C(no_log).
+      - The C(module_defaults) of the module are not applied.
+    type: dict
+    default: {}
+  timeout:
+    description:
+      - Seconds that the module may run. After that the job is ended and its state is V(timed_out).
+        V(0) sets no limit.
+    type: float
+    default: 3600
+  grace:
+    description:
+      - Seconds between O(stop_signal) and SIGKILL when the job is ended.
+    type: float
+    default: 10
+  stop_signal:
+    description:
+      - The signal that asks the job to end, by name or number. Every process of the job gets it,
+        also those that have left its session.
+    type: str
+    default: TERM
+  chdir:
+    description:
+      - Directory in which to run the module.
+    type: path
+  env:
+    description:
+      - Environment variables for the module, beside those of the task's C(environment). They are
+        stored nowhere.
+    type: dict
+  stdin:
+    description:
+      - What the module reads from its standard input. Without it the module reads from
+        C(/dev/null). It is stored nowhere.
+    type: str
+  stdin_add_newline:
+    description:
+      - Whether to end O(stdin) with a newline.
+    type: bool
+    default: true
+  creates:
+    description:
+      - A path or glob pattern, relative to O(chdir). If it exists, nothing is started.
+    type: path
+  removes:
+    description:
+      - A path or glob pattern, relative to O(chdir). If it does not exist, nothing is started.
+    type: path
+  umask:
+    description:
+      - The module's umask as an octal number, for example V('0022').
+    type: raw
+  nice:
+    description:
+      - By how much to raise the module's nice value. Only root can lower it.
+    type: int
+  output_limit:
+    description:
+      - Bytes of each of the two output streams that are kept on disk, half of them from the
+        beginning and half from the end. V(0) keeps all.
+      - A module writes its result into its standard output. One that does not fit cannot be read any more, and the job fails.
+    type: int
+    default: 67108864
+  containment:
+    description:
+      - What holds the job's processes together and protects them.
+      - V(process) is a session of its own whose keeper adopts every orphan.
+      - V(auto) takes the best that the target has.
+    type: str
+    default: auto
+    choices:
+      - auto
+      - process
+  name:
+    description:
+      - A name for this work. While a job of that name is live in the async dir, launching it again
+        does not start it twice. See
+        O(on_conflict) and O(rerun). Whatever happens at the same time, at most one job of a name is
+        live.
+      - Made of letters and digits of ASCII, of C(._-@:+) and of blanks inside it, at most 200.
+    type: str
+  on_conflict:
+    description:
+      - What to do if a job of that O(name) is live. With the same specification the launch always
+        attaches to it.
+      - V(fail) refuses a launch with another specification, and says what differs.
+      - V(attach) attaches to the live job as it is.
+      - V(replace) stops the live job, all of it, and then starts the new one. If it cannot be
+        stopped, nothing is started.
+      - The specification is what was asked for - module, C(args), C(chdir), C(env), C(stdin), limits and so
+        on.
+    type: str
+    default: fail
+    choices:
+      - fail
+      - attach
+      - replace
+  rerun:
+    description:
+      - What to do if the latest job of that O(name) has finished.
+      - V(always) starts a new one.
+      - V(on_failure) starts a new one unless it succeeded, V(never) starts none. What is not
+        started again is returned as
+        M(durable.jobs.job_status) would return it, with C(changed=false).
+    type: str
+    default: always
+    choices:
+      - always
+      - on_failure
+      - never
+  retention:
+    description:
+      - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
+    type: float
+    default: 1209600
+  _part:
+    description:
+      - Not for playbooks. What the action plugin tells the module about the module that it is to launch.
+    type: dict
+extends_documentation_fragment:
+  - durable.jobs.async_dir
+  - durable.jobs.attributes
+attributes:
+  check_mode:
+    details:
+      - The module is not run, and nothing is started or written. The result has the id V(j0.0), with which
+        M(durable.jobs.job_status) reports a skipped look.
+        So has the result of a launch that O(creates) or O(removes) made unnecessary, or that found nothing to do.
+      - With O(name) it says whether the job would be started, attached to or refused, and returns
+        the job that is there.
+  diff_mode:
+    support: full
+    details:
+      - With O(name), returns the specification of the latest job of that name and the one asked for
+        now, secrets masked.
+      - The module runs in diff mode, and what it returns of it is in the job's result.
+notes:
+  - This module works through its action plugin, so it cannot be called in an ad-hoc way that leaves action plugins out.
+  - What is passed in O(args), O(env) and O(stdin), and the result of a task with C(no_log), is never stored where a look would print it.
+seealso:
+  - module: durable.jobs.job_start
+  - module: durable.jobs.job_status
+  - module: durable.jobs.job_wait
+"""
+
+EXAMPLES = r"""
+- name: Start a download that may take an hour
+  durable.jobs.job_module:
+    module: ansible.builtin.get_url
+    args:
+      url: https://example.com/image.iso
+      dest: /srv/image.iso
+      mode: "0644"
+    timeout: 3600
+  register: download
+
+- name: Wait for it
+  durable.jobs.job_status:
+    jid: "{{ download.ansible_job_id }}"
+    wait: "{{ download.poll.wait }}"
+  register: image
+  until: image.finished
+  retries: "{{ download.poll.retries }}"
+  delay: "{{ download.poll.delay }}"
+
+- name: Upgrade all packages, unless the upgrade is running or has succeeded before
+  durable.jobs.job_module:
+    module: ansible.builtin.package
+    args:
+      name: "*"
+      state: latest
+    name: upgrade
+    rerun: on_failure
+  register: upgrade
+  become: true
+"""
+
+RETURN = r"""
+module:
+  description: The name of the module that the job is. Other jobs do not have this key.
+  returned: always
+  type: str
+  sample: ansible.builtin.get_url
+attached:
+  description: Whether a live job of that O(name) was found and nothing was started.
+  returned: always
+  type: bool
+poll:
+  description:
+    - How to poll this job; C(retries) and C(delay) for the task, C(wait) for
+      M(durable.jobs.job_status). They belong together.
+  returned: always
+  type: dict
+  sample:
+    retries: 361
+    delay: 1
+    wait: 9
+ansible_job_id:
+  description: The job's id, C(jid) for short. Unique, and sortable by launch time.
+  returned: always
+  type: str
+  sample: j1795301990843259553.10311
+name:
+  description: The user's own id for this work; null if it has none.
+  returned: always
+  type: str
+state:
+  description:
+    - One of V(queued), V(running), V(succeeded) (rc 0), V(failed) (another rc, or killed by a
+      signal that nobody of ours sent), V(timed_out),
+      V(stopped) (on request) and V(lost) (the job is gone and its exit status cannot be known).
+    - Null if there is no such job.
+  returned: always
+  type: str
+  sample: running
+started:
+  description: Whether the job has been started.
+  returned: always
+  type: bool
+finished:
+  description: Whether the job has ended, in whatever way.
+  returned: always
+  type: bool
+rc:
+  description:
+    - The exit status; minus the number of the signal if a signal ended the command; null while the
+      job runs or if nobody can know.
+    - It is V(0) only for a job that succeeded. A command that answers the stop signal of its
+      deadline with exit 0 has minus the stop signal here.
+  returned: always
+  type: int
+  sample: 0
+signal:
+  description: Name of the signal that ended the command; null if none did.
+  returned: always
+  type: str
+  sample: SIGKILL
+reason:
+  description:
+    - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
+      V(unsupervised) of a running one whose keeper was killed.
+  returned: always
+  type: str
+cmd:
+  description:
+    - The module's name, and when it has ended, what it returns as C(cmd) if it does.
+  returned: always
+  type: raw
+  sample: [/bin/sleep, '15']
+start:
+  description: When the command was started, in the target's local time.
+  returned: always
+  type: str
+  sample: '2026-11-21 22:59:50.861902'
+end:
+  description: When the command ended, counted from RV(start) by a clock that nobody can set.
+  returned: always
+  type: str
+delta:
+  description: How long the command ran.
+  returned: always
+  type: str
+  sample: '0:00:15.004321'
+elapsed:
+  description: How long the command has been running or ran, in seconds.
+  returned: always
+  type: float
+timeout:
+  description: The limit in seconds; V(0) if there is none.
+  returned: always
+  type: float
+deadline:
+  description: When the limit is reached; null if there is none.
+  returned: always
+  type: str
+stdout:
+  description:
+    - What the command has written to its standard output so far, without trailing newlines. Bytes
+      that are not UTF-8 are replaced.
+    - Of more than 1 MiB the beginning and the end, with a mark in between.
+  returned: always
+  type: str
+stderr:
+  description: The same of its standard error output.
+  returned: always
+  type: str
+stdout_lines:
+  description: RV(stdout) as a list of lines.
+  returned: always
+  type: list
+  elements: str
+stderr_lines:
+  description: RV(stderr) as a list of lines.
+  returned: always
+  type: list
+  elements: str
+stdout_bytes:
+  description: How many bytes the command has written to its standard output.
+  returned: always
+  type: int
+stderr_bytes:
+  description: How many bytes the command has written to its standard error output.
+  returned: always
+  type: int
+truncated:
+  description: Whether RV(stdout) or RV(stderr) lacks anything, or may lack something, see RV(output_error).
+  returned: always
+  type: bool
+output_error:
+  description:
+    - What the disk said, for example V(No space left on device), if a command that wrote its output there was, or would have been,
+      refused. Nobody can count what was lost so; RV(stdout_bytes) counts what is there.
+    - Null if nothing of the kind was seen. The disk is looked at when the job ends, and while it runs unless O(output_limit)
+      is V(0).
+  returned: always
+  type: str
+stdout_file:
+  description:
+    - The file on the target into which the command writes. What was cut by the output limit is a
+      hole in it.
+  returned: always
+  type: str
+stderr_file:
+  description: The same of its standard error output.
+  returned: always
+  type: str
+results_file:
+  description: The job's record on the target, JSON.
+  returned: always
+  type: str
+containment:
+  description: What holds the job's processes together.
+  returned: always
+  type: str
+  sample: process
+user:
+  description: The user on the target as whom the job runs.
+  returned: always
+  type: str
+progress:
+  description: What the command has reported of its progress; null if nothing.
+  returned: always
+  type: dict
+stopped_by:
+  description:
+    - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.
+  returned: always
+  type: dict
+  sample: {via: ansible, user: root, login: deploy, controller_user: ada, controller: control.example.com}
+survivors:
+  description: Processes (C(pid) and C(name)) that were still alive after SIGKILL.
+  returned: when the job was ended by its deadline or on request
+  type: list
+  elements: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._argspec import open_store, unshown_invocation
+from ..module_utils._job.errors import JobError, MissingRecord
+from ..module_utils._launch import (
+    always,
+    launch,
+    not_needed,
+    outcome,
+    prune_in_passing,
+    unneeded,
+)
+from ..module_utils._module_jobs import MODULE_SPEC, module_request, stage_part
+from ..module_utils._reporter import Reporter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..module_utils._job.schema import Record
+    from ..module_utils._job.store import Store
+
+
+def run(module: AnsibleModule) -> Record:
+    """Launch the module that the action plugin has prepared and return the result."""
+    part = module.params["_part"]
+    if part is None:
+        raise JobError(
+            "job_module needs its action plugin, which prepares the module on the controller"
+        )
+    request = module_request(module.params, part, no_log=module.no_log)
+    skip = unneeded(module.params) or part.get("unneeded")
+    if skip:
+        return not_needed(request, skip)
+    try:
+        where = open_store(module, create=not module.check_mode)
+    except FileNotFoundError:  # a real run would make it
+        where = None
+    difference = _difference(module, where, request)
+    if module.check_mode or where is None:
+        from ..module_utils import _naming
+
+        return dict(always(request), **_naming.predicted(where, request), **difference)
+    result = _launched(module, where, request, part)
+    prune_in_passing(module, where)
+    return dict(result, **difference)
+
+
+def _launched(
+    module: AnsibleModule, where: Store, request: Record, part: dict[str, Any]
+) -> Record:
+    """Stage the module, launch it and return the result. :raises JobError: it failed."""
+    while True:
+        staged = stage_part(where, part)
+        try:
+            request.update(staged.keys, argv=staged.argv)
+            answer = launch(module, where, [request])[0]
+        except BaseException:
+            staged.discard()
+            raise
+        staged.settle(answer)
+        try:
+            return outcome(where, request, answer)
+        except MissingRecord:  # the job that was found has been removed since: decide again
+            continue
+
+
+def _difference(module: AnsibleModule, where: Store | None, request: Record) -> Record:
+    if not module._diff or where is None or request["name"] is None:
+        return {}
+    from ..module_utils import _naming
+
+    return {"diff": _naming.diff(where, request, create=not module.check_mode)}
+
+
+def main() -> None:
+    """Run the module: parameters in, one JSON result out."""
+    module = Reporter(argument_spec=MODULE_SPEC, supports_check_mode=True)
+    invocation = unshown_invocation(module)
+    try:
+        result = run(module)
+    except JobError as error:
+        result = dict(error.details, msg=error.msg, failed=True)
+    module.report(dict(result, invocation=invocation))
+
+
+if __name__ == "__main__":
+    main()
