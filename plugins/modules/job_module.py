@@ -394,7 +394,8 @@ survivors:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._argspec import open_store, unshown_invocation
-from ..module_utils._job.errors import JobError, MissingRecord
+from ..module_utils._job.errors import JobError
+from ..module_utils._job.folder import MissingRecord
 from ..module_utils._launch import (
     always,
     launch,
@@ -439,9 +440,7 @@ def run(module: AnsibleModule) -> Record:
     return dict(result, **difference)
 
 
-def _launched(
-    module: AnsibleModule, where: Store, request: Record, part: dict[str, Any]
-) -> Record:
+def _launched(module: AnsibleModule, where: Store, request: Record, part: dict[str, Any]) -> Record:
     """Stage the module, launch it and return the result. :raises JobError: it failed."""
     while True:
         staged = stage_part(where, part)

@@ -165,7 +165,9 @@ class Preparation:
         """
         task = self._action._task.copy()
         task.args, task.action, task.async_val = dict(self._args), name, 0
-        if _short(name) in ("command", "script", "shell") and "cmd" in task.args:  # as whoever reads a playbook does
+        if (
+            _short(name) in ("command", "script", "shell") and "cmd" in task.args
+        ):  # as whoever reads a playbook does
             task.args["_raw_params"] = task.args.pop("cmd")
         plugin = self._make(name, task=task)
         try:
