@@ -99,7 +99,7 @@ def report(
     output_total: int = 8388608,
 ) -> str:
     """Return the data of the page."""
-    moment = number(at)
+    moment = _seconds(at)
     if moment is None:
         raise AnsibleFilterError(f"job_report: at must be a number of seconds, not {at!r}")
     try:
@@ -114,6 +114,14 @@ def report(
     for character in "<>&":
         text = text.replace(character, "\\u%04x" % ord(character))
     return text
+
+
+def _seconds(value: object) -> float | None:
+    """Return a number that may be written as text, as a variable's is before ansible-core 2.19."""
+    try:
+        return number(float(str(value)))
+    except ValueError:
+        return None
 
 
 def _host(host: Host, tails: list[Job], zone: object) -> dict[str, t.Any]:

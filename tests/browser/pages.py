@@ -22,8 +22,9 @@ def write(folder: Path, answers: dict[str, dict[str, t.Any]]) -> Path:
     given = folder / "answers.json"
     given.write_text(json.dumps(answers), encoding="utf-8")
     # Read as text, so that it is no more a template than what a module returns.
-    data = "{{ lookup('ansible.builtin.file', test_answers) | from_json | durable.jobs.job_report(at=test_at) }}"
-    known = {"report_data": data, "test_answers": str(given), "test_at": AT}
+    read = "{{ lookup('ansible.builtin.file', test_answers) | from_json }}"
+    known = {"jobs_answers": read, "test_answers": str(given), "jobs_at": AT}
+    known.update(jobs_tails_of={}, jobs_zones={})
     known["ansible_python_interpreter"] = sys.executable
     done = subprocess.run(
         [

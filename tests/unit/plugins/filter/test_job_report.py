@@ -28,6 +28,10 @@ def test_the_same_jobs_give_the_same_text():
     assert job_report(few(), at=AT) == job_report(dict(reversed(few().items())), at=AT)
 
 
+def test_the_moment_may_be_a_text():
+    assert page(few()) == json.loads(job_report(few(), at=str(AT)))
+
+
 @pytest.mark.parametrize(
     "evil", ["</script>", "<!--<script>", "&lt;", "\u2028\u2029", "\udc80", "\x00\x1b", "備份"]
 )
