@@ -219,7 +219,7 @@ def _remove_in_passing(job: Job, seconds: float, clocks: _Clocks) -> None:
 
 def _is_needed(job: Job, record: Record) -> bool:
     """Tell whether a record may keep work from being done again: ``rerun`` asks the latest job of a name."""
-    if record["name"] is None or record[schema.PRIVATE].get("rerun", "always") == "always":
+    if record["name"] is None or record[schema.PRIVATE]["rerun"] == "always":
         return False
     latest = job.store.latest(record["name"])
     return latest is not None and latest.jid == job.jid

@@ -140,6 +140,7 @@ _PRIVATE_RULES: Rules = {
     "stop_signal": _signal,
     "output_limit": lambda value: _integer(value) and _number(value),
     "spec": _or_null(_specification),
+    "rerun": _text,
 }
 # Of a record that holds a module's result.
 _MERGED_RULES: Rules = {"merged": lambda value: isinstance(value, list) and all(map(_text, value))}
