@@ -128,7 +128,10 @@ class Waiter:
         job, reference = self._jobs[number], self._meant[number]
         if job is not None:
             try:
-                return looking.look(job, show="none", settle=self._settle)
+                found = looking.look(job, show="none", settle=self._settle)
+                if found["finished"]:
+                    self._bells.take_down(number)  # its keeper may still be there for a moment
+                return found
             except MissingRecord:
                 self._jobs[number] = None
             except JobError as error:
@@ -234,12 +237,17 @@ class _Bells:
             seconds = min(seconds, RECHECK_INTERVAL)
         rung = []
         for fd, _event in self._poll.poll(int(min(seconds, LONGEST_SLEEP) * 1000) + 1):
-            number = self._numbers.pop(fd)
-            del self._hung[number]
+            rung.append(self._numbers[fd])
+            self.take_down(self._numbers[fd])
+        return self.hang(rung) + self.hang(silent)
+
+    def take_down(self, number: int) -> None:
+        """Let go of the bell of a job, if it has been taken."""
+        fd = self._hung.pop(number, None)
+        if fd is not None:
+            del self._numbers[fd]
             self._poll.unregister(fd)
             os.close(fd)
-            rung.append(number)
-        return self.hang(rung) + self.hang(silent)
 
 
 def _find(where: Store | None, reference: Reference) -> Job | None:
