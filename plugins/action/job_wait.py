@@ -14,6 +14,7 @@ import typing as t
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
+from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._references import references
 from ..plugin_utils._forward import ForwardingAction
@@ -28,6 +29,7 @@ RETRY = (1.0, 20.0)  # seconds between two attempts to reach a host: the first, 
 # by a power cut, would keep us waiting for hours.
 ANSWER = 60.0
 RECONNECT = 600.0  # the option's default
+PROGRESS_LINES = 20  # lines at a time about jobs that have reported progress and nothing else
 MODULE_FAILURES = 3  # runs of the module that may fail in a row without an answer of ours
 
 
@@ -180,12 +182,28 @@ class _News:
             self.seen = [state for _place, state, _job in news]
             self._jobs = [job for _place, _state, job in news]
             self._tell(self._summary())
+            self._tell_reports(
+                [job for job in self._jobs if job["progress"] and not job["finished"]]
+            )
             return
+        reports = []
         for place, state, job in news:
+            is_report = self.seen[place][:-1] == state[:-1]
             self.seen[place], self._jobs[place] = state, job
-            self._tell("%s | %s" % (_line(job), self._progress()))
+            if is_report:
+                reports.append(job)
+            else:
+                self._tell("%s | %s" % (_line(job), self._finished()))
+        self._tell_reports(reports)
 
-    def _progress(self) -> str:
+    def _tell_reports(self, jobs: list[dict[str, t.Any]]) -> None:
+        """Tell about jobs that have reported progress."""
+        for job in jobs[:PROGRESS_LINES]:
+            self._tell("%s | %s" % (_line(job), self._finished()))
+        if len(jobs) > PROGRESS_LINES:
+            self._tell("%d more jobs have reported progress" % (len(jobs) - PROGRESS_LINES))
+
+    def _finished(self) -> str:
         done = sum(bool(job["finished"]) for job in self._jobs)
         return "%d of %d finished" % (done, len(self._jobs))
 
@@ -202,6 +220,9 @@ def _line(job: dict[str, t.Any]) -> str:
         text += " (%s)" % job["reason"]
     if job["elapsed"] is not None:
         text += ", %.1f%s s" % (job["elapsed"], "/%g" % job["timeout"] if job["timeout"] else "")
+    progress = schema.progress_text(job["progress"])
+    if progress and job["state"] != schema.SUCCEEDED:
+        text += ", " + progress
     return text
 
 

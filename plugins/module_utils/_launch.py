@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         output,
         program,
         removing,
+        reports,
         runner,
         shutdown,
         starter,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
         output,
         program,
         removing,
+        reports,
         runner,
         shutdown,
         starter,
@@ -93,6 +95,7 @@ ENGINE = (
     "output",
     "program",
     "removing",
+    "reports",
     "runner",
     "schema",
     "shutdown",
@@ -110,6 +113,8 @@ JOB_SPEC: dict[str, Any] = {
     "shell": {"type": "str"},
     "executable": {"type": "path", "default": "/bin/sh"},
     "timeout": {"type": "float", "default": 3600},
+    "max_timeout": {"type": "float"},
+    "watchdog": {"type": "float"},
     "grace": {"type": "float", "default": DEFAULT_GRACE},
     "stop_signal": {"type": "str", "default": "TERM"},
     "chdir": {"type": "path"},
@@ -128,6 +133,9 @@ JOB_SPEC: dict[str, Any] = {
     "retention": {"type": "float", "default": 14 * 86400},
     **ASYNC_DIR_SPEC,
 }
+NO_SOCKET = (
+    "the file system of async_dir %s takes no sockets, so the command cannot report its progress"
+)
 ONE_COMMAND = ["cmd", "argv", "shell"]
 
 
@@ -136,7 +144,13 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
 
     :raises JobError: naming the parameter that is wrong.
     """
-    check_range(params, "timeout", "grace", "output_limit", "retention")
+    check_range(params, "timeout", "max_timeout", "watchdog", "grace", "output_limit", "retention")
+    max_timeout, timeout = params["max_timeout"], params["timeout"]
+    if max_timeout and not 0 < timeout <= max_timeout:
+        raise JobError(
+            "max_timeout is %s, which must not be less than timeout, %s; a job without a limit needs none"
+            % (plain(max_timeout), plain(timeout))
+        )
     argv = _argv(params)
     try:
         stop_signal = schema.signal_number(params["stop_signal"])
@@ -154,7 +168,9 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
         "stdin": stdin,
         "umask": _umask(params["umask"]),
         "nice": params["nice"],
-        "timeout": plain(params["timeout"]),
+        "timeout": plain(timeout),
+        "max_timeout": plain(max_timeout) if max_timeout else None,
+        "watchdog": plain(params["watchdog"]) if params["watchdog"] else None,
         "grace": plain(params["grace"]),
         "stop_signal": stop_signal,
         "output_limit": params["output_limit"],
@@ -183,7 +199,8 @@ def unneeded(params: dict[str, Any]) -> str | None:
 
 def always(request: Record) -> Record:
     """Return what the result of every launch has, whatever comes of it."""
-    return {"attached": False, "poll": poll_plan(request["timeout"], grace=request["grace"])}
+    limit = request["max_timeout"] or request["timeout"]
+    return {"attached": False, "poll": poll_plan(limit, grace=request["grace"])}
 
 
 def not_needed(request: Record, why: str) -> Record:
@@ -255,7 +272,10 @@ def outcome(where: Store, request: Record, answer: Record) -> Record:
 
         found = _naming.found(where.job(answer["jid"]), answer["decision"], settle=True)
         return dict(always(request), **found)
-    return dict(always(request), **dict(schema.present(answer["record"]), changed=True))
+    result = dict(schema.present(answer["record"]), changed=True)
+    if not answer["record"][schema.PRIVATE]["reports"]:
+        result["warnings"] = [NO_SOCKET % where.path]
+    return dict(always(request), **result)
 
 
 def adopt(module: AnsibleModule, where: Store, jids: list[str]) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Seconds between two looks at a job without a bell: the builtin's, one whose command has been orphaned, and those for
 # which there are not enough descriptors.
 RECHECK_INTERVAL = 0.5
+# Seconds between two looks at who has reported progress. That rings no bell: it costs a stat(2) for each running job.
+PROGRESS_INTERVAL = 2.0
 LONGEST_SLEEP = 3600.0  # seconds; poll(2) takes no more than a month
 SPARE_DESCRIPTORS = 64
 MISSING = "missing"  # in counts: there is no record
@@ -77,6 +79,7 @@ class Waiter:
         self._bells = _Bells(self._jobs)
         # In this order: a bell that was taken before a look misses nothing that happens after it.
         self._bells.hang(list(range(len(self._meant))))
+        self._marks = _Marks(self._jobs)
         self.found: list[Record] = [self._look(number) for number in range(len(self._meant))]
 
     def wait(
@@ -101,7 +104,9 @@ class Waiter:
             if left <= 0:
                 return
             live = [number for number, job in enumerate(self.found) if not job["finished"]]
-            if self._look_again(self._bells.ring(live, left)):
+            running = [number for number in live if self.found[number]["started"]]
+            rung = self._bells.ring(live, min(left, PROGRESS_INTERVAL) if running else left)
+            if self._look_again(sorted({*rung, *self._marks.moved(running)})):
                 until = min(until, time.monotonic() + gather)
 
     def chosen(self, is_meant: Callable[[Record], bool]) -> dict[int, Job]:
@@ -191,7 +196,7 @@ class Waiter:
 
 def news(job: Record) -> list[Any]:
     """Return what somebody who waits for a job wants to be told when it changes."""
-    return [job["state"], job["reason"], job["progress"]]
+    return [job["state"], job["reason"], schema.progress_text(job["progress"]) or None]
 
 
 def counts(jobs: list[Record]) -> dict[str, int]:
@@ -200,6 +205,34 @@ def counts(jobs: list[Record]) -> dict[str, int]:
     for job in jobs:
         found[job["state"] or MISSING] += 1
     return found
+
+
+class _Marks:
+    """What shows that a job has reported progress: the file that its keeper then writes anew."""
+
+    def __init__(self, jobs: list[Job | None]) -> None:
+        self._paths = ["" if job is None else job.path(schema.PROGRESS) for job in jobs]
+        self._seen = [_mark(path) for path in self._paths]
+        self._due = time.monotonic() + PROGRESS_INTERVAL
+
+    def moved(self, numbers: list[int]) -> list[int]:
+        """Return which of these jobs have reported since they were last asked, if it is time to ask."""
+        if time.monotonic() < self._due:
+            return []
+        self._due = time.monotonic() + PROGRESS_INTERVAL
+        marks = {number: _mark(self._paths[number]) for number in numbers}
+        moved = [number for number, mark in marks.items() if mark != self._seen[number]]
+        for number in moved:
+            self._seen[number] = marks[number]
+        return moved
+
+
+def _mark(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:  # nothing has been reported
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 class _Bells:

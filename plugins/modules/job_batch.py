@@ -51,6 +51,14 @@ options:
       - Seconds that each command may run; V(0) sets no limit. See O(durable.jobs.job_start#module:timeout).
     type: float
     default: 3600
+  max_timeout:
+    description:
+      - Seconds that each command may run at the most if it asks for more time. See O(durable.jobs.job_start#module:max_timeout).
+    type: float
+  watchdog:
+    description:
+      - Seconds that may pass without a sign of life of a command. See O(durable.jobs.job_start#module:watchdog).
+    type: float
   grace:
     description:
       - Seconds between O(stop_signal) and SIGKILL when a job is ended. See O(durable.jobs.job_start#module:grace).
@@ -379,13 +387,16 @@ def _summary(results: list[Record]) -> Record:
             counts[result["state"]] += 1
         if result["ansible_job_id"] is None:
             failed.append(result["name"] or "jobs[%d]" % number)
-    summary = {
+    warnings = {text for result in results for text in result.pop("warnings", [])}
+    summary: Record = {
         "jobs": results,
         "counts": counts,
         "failed_jobs": failed,
         "changed": any(result["changed"] for result in results),
         "failed": bool(failed),
     }
+    if warnings:
+        summary["warnings"] = sorted(warnings)
     if failed:
         first = next(result["msg"] for result in results if result["ansible_job_id"] is None)
         summary["msg"] = "could not launch %d of %d jobs: %s; the first: %s" % (

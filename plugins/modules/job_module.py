@@ -45,6 +45,14 @@ options:
         V(0) sets no limit.
     type: float
     default: 3600
+  max_timeout:
+    description:
+      - Seconds that the module may run at the most if it asks for more time. See O(durable.jobs.job_start#module:max_timeout).
+    type: float
+  watchdog:
+    description:
+      - Seconds that may pass without a sign of life of the module. See O(durable.jobs.job_start#module:watchdog).
+    type: float
   grace:
     description:
       - Seconds between O(stop_signal) and SIGKILL when the job is ended.

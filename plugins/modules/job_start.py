@@ -20,6 +20,8 @@ description:
   - The command gets the environment, the umask and the working directory that
     M(ansible.builtin.command) would have given it, and
     E(DURABLE_JOB_ID), the job's id.
+  - While it runs, the command may report to E(NOTIFY_SOCKET) as a service of systemd does, for example
+    C(systemd-notify --status="copying files" X_PROGRESS=40). See RV(progress). It need not.
 options:
   cmd:
     description:
@@ -44,8 +46,28 @@ options:
     description:
       - Seconds that the command may run. After that the job is ended and its state is V(timed_out).
         V(0) sets no limit.
+      - The command can ask for more time, see O(max_timeout).
     type: float
     default: 3600
+  max_timeout:
+    description:
+      - Seconds that the command may run at the most if it asks for more time, with C(EXTEND_TIMEOUT_USEC)
+        as sd_notify(3) describes it. Asking never shortens the time that it has.
+      - With the value of O(timeout) it gets no more. Without this option, or with V(0), it gets whatever it
+        asks for.
+      - RV(poll) then covers this limit. To wait for a job that may ask for more time without such a limit,
+        use M(durable.jobs.job_wait).
+    type: float
+  watchdog:
+    description:
+      - Seconds that may pass without a sign of life, which is C(WATCHDOG=1) sent to E(NOTIFY_SOCKET), for
+        example by C(systemd-notify WATCHDOG=1). The first is due so many seconds after the start.
+      - A job that is silent for longer is ended as at its time limit. Its state is V(timed_out) and its
+        reason V(watchdog).
+      - The command finds the limit in E(WATCHDOG_USEC). E(WATCHDOG_PID) is not set, so any of its
+        processes may give the sign.
+      - Without this option, or with V(0), no sign is needed.
+    type: float
   grace:
     description:
       - Seconds between O(stop_signal) and SIGKILL when the job is ended.
@@ -65,6 +87,7 @@ options:
     description:
       - Environment variables for the command, beside those of the task's C(environment). They are
         stored nowhere.
+      - With an empty E(NOTIFY_SOCKET) the command is told of no place to report to.
     type: dict
   stdin:
     description:
@@ -263,7 +286,7 @@ signal:
 reason:
   description:
     - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
-      V(unsupervised) of a running one whose keeper was killed.
+      V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(watchdog) ended.
   returned: always
   type: str
 cmd:
@@ -296,7 +319,7 @@ timeout:
   returned: always
   type: float
 deadline:
-  description: When the limit is reached; null if there is none.
+  description: When the limit is reached, also one that the command has extended; null if there is none.
   returned: always
   type: str
 stdout:
@@ -364,9 +387,25 @@ user:
   returned: always
   type: str
 progress:
-  description: What the command has reported of its progress; null if nothing.
+  description:
+    - What the command has reported of its progress so far; null if nothing.
+    - Reports are shown within half a second. One that comes faster replaces the one before.
   returned: always
   type: dict
+  sample: {percent: 40, status: copying files, at: '2026-11-21 23:00:02.118301'}
+  contains:
+    percent:
+      description: The number, from 0 to 100, of the last C(X_PROGRESS); null if there was none.
+      type: float
+    status:
+      description:
+        - The text of the last C(STATUS), as one line of at most 200 characters, without control characters; null if there was
+          none, or an empty one.
+        - Hidden for a job that was launched with C(no_log).
+      type: str
+    at:
+      description: When that was reported, in the target's local time.
+      type: str
 stopped_by:
   description:
     - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.

@@ -259,9 +259,10 @@ user:
   returned: always
   type: str
 progress:
-  description: What the command has reported of its progress; null if nothing.
+  description: What the command has reported of its progress; null if nothing. See M(durable.jobs.job_start).
   returned: always
   type: dict
+  sample: {percent: 40, status: copying files, at: '2026-11-21 23:00:02.118301'}
 stopped_by:
   description:
     - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.

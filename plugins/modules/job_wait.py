@@ -19,7 +19,8 @@ description:
   - A lost connection, an unreachable host or a reboot in between does not end the wait. It goes on as
     soon as the host answers again. The jobs of a host that was rebooted are V(lost).
   - Prints one line for each change, with the job's name or id, its state, how long it has been
-    running and how long it may, and how many jobs have finished.
+    running and how long it may, what it has reported of its progress, and how many jobs have finished.
+    Changes that come faster are collected, for up to 30 seconds.
 options:
   jobs:
     description:

@@ -70,6 +70,8 @@ OF_A_JOB = (
     "exit",
     "ending",
     "record",
+    "notify",
+    "progress",
     "keeper.log",
 )
 FRESH = ("next", "stdin")  # exist for a moment, in a folder that the same launch has made

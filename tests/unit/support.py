@@ -43,6 +43,8 @@ def request(*argv, **changes):
         "umask": None,
         "nice": None,
         "timeout": 60,
+        "max_timeout": None,
+        "watchdog": None,
         "grace": 5,
         "stop_signal": signal.SIGTERM,
         "output_limit": 0,

@@ -90,6 +90,19 @@ def _process(value: object) -> bool:
     )
 
 
+def _percent(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100
+
+
+def _progress(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and _or_null(_percent)(value.get("percent"))
+        and _or_null(_text)(value.get("status"))
+        and _text(value.get("at"))
+    )
+
+
 def _or_null(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or is_right(value)
 
@@ -123,7 +136,7 @@ _RECORD_RULES: Rules = {
     "results_file": _text,
     "containment": _text,
     "user": _text,
-    "progress": _or_null(_object),
+    "progress": _or_null(_progress),
     "submitted": _text,
 }
 # Of a job that is a module of Ansible; a command's has none of it.
@@ -144,6 +157,13 @@ _PRIVATE_RULES: Rules = {
 }
 # Of a record that holds a module's result.
 _MERGED_RULES: Rules = {"merged": lambda value: isinstance(value, list) and all(map(_text, value))}
+# Jobs of earlier releases lack these.
+_LATER_RULES: Rules = {
+    "max_timeout": _or_null(_number),
+    "watchdog": _or_null(_number),
+    "reports": _flag,
+    "extended": _number,
+}
 # A job that has never started has no processes.
 _PROCESS_RULES: Rules = {
     "keeper": _integer,
@@ -160,6 +180,12 @@ _SLOT_RULES: dict[str, Rules] = {
         "reason": _or_null(_text),
         "signal": _signal,
         "survivors": _survivors,
+    },
+    schema.PROGRESS: {
+        "percent": _or_null(_percent),
+        "status": _or_null(_text),
+        "at": _or_null(_number),
+        "extended": _or_null(_number),
     },
 }
 
@@ -192,9 +218,10 @@ def record_flaw(jid: str, record: object) -> str | None:
     processes = _PROCESS_RULES if record.get("started") else {}
     module = _MODULE_RULES if "module" in record else {}
     merged = _MERGED_RULES if "merged" in private else {}
+    later = {key: is_right for key, is_right in _LATER_RULES.items() if key in private}
     return (
         _flaw(record, dict(_RECORD_RULES, **module))
-        or _flaw(private, dict(_PRIVATE_RULES, **processes, **merged))
+        or _flaw(private, dict(_PRIVATE_RULES, **processes, **merged, **later))
         or _contradiction(jid, record)
     )
 

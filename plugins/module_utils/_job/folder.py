@@ -47,6 +47,7 @@ class Job:
         self.jid = jid
         self.results_file = os.path.join(store.path, jid)
         self.scratch = ".%s.final" % jid  # beside the record, where there is no folder
+        self.inbox = -1  # the socket to which the command reports, where it has been opened
         self._fd: int | None = None
 
     @property
@@ -463,6 +464,22 @@ def output_error(job: Job, *, probe: bool) -> str | None:
     finally:
         os.close(fd)
     return None
+
+
+@files.privately
+def report(job: Job, content: Record) -> None:
+    """Write the slot ``progress`` anew, atomically. Not durably: what a power cut takes of it is not worth a sync.
+
+    It has no room of its own: who reports nothing costs nothing. Only the holder of the keeper's lock may call this.
+    """
+    scratch = schema.PROGRESS + ".new"
+    files.remove_tree(scratch, job.fd)  # of a predecessor that died before it was done
+    fd = os.open(scratch, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=job.fd)
+    try:
+        files.write_all(fd, json.dumps(content).encode() + b"\n")
+    finally:
+        os.close(fd)
+    os.rename(scratch, schema.PROGRESS, src_dir_fd=job.fd, dst_dir_fd=job.fd)
 
 
 def log_loss(job: Job) -> None:

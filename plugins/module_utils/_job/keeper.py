@@ -11,7 +11,18 @@ import select
 import signal
 import time
 
-from . import kernel, looking, output, runner, schema, shutdown, stopping, store, tree
+from . import (
+    kernel,
+    looking,
+    output,
+    reports,
+    runner,
+    schema,
+    shutdown,
+    stopping,
+    store,
+    tree,
+)
 from .errors import JobError
 from .folder import DamagedRecord, Job, MissingRecord, output_error
 from .starter import Starter
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
 ORPHAN_INTERVAL = 0.5
+LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than a month
 
 
 class Keeper:
@@ -52,11 +64,12 @@ class Keeper:
         self._poll = select.poll()
         self._streams = output.Streams([], 0)
         self._starter = Starter(job, request, lock)
+        # Made when something is reported. Most commands never do, and shall not cost more for it.
+        self._reports: reports.Reports | None = None
         self._stop: Record | None = None
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
-        self._output_error: str | None = None  # what the disk told, or would have told, the command
 
     def open(self, *, to_start: bool) -> None:
         """Open what is needed until the end. Who forks the keeper does it, see ``launcher.SIDE_BY_SIDE``.
@@ -70,12 +83,15 @@ class Keeper:
             self._streams = output.Streams(fds, self.request["output_limit"])
         self._poll.register(self._wakeup[0], select.POLLIN)
         self._poll.register(self._lock, select.POLLIN)
+        if reports.listen(self.job):
+            self._poll.register(self.job.inbox, select.POLLIN)
         if to_start:
             self._starter.open()
 
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
-        return self._streams.fds + [fd for fd in self._wakeup if fd >= 0] + self._starter.opened()
+        own = [fd for fd in (*self._wakeup, self.job.inbox) if fd >= 0]
+        return self._streams.fds + own + self._starter.opened()
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
@@ -162,6 +178,7 @@ class Keeper:
         if tree.is_command(self.command, started):
             self._session = (self.command, started)
         self.ending = self.job.slot("ending")
+        self._hearing().resume(self.job.slot(schema.PROGRESS))
         self._watch = self.job.watch("runner") or -1
         if self._watch >= 0:
             self.runner = private["runner"]
@@ -189,6 +206,8 @@ class Keeper:
         shutdown.listen()
         timeout = self.request["timeout"]
         deadline = self._began + timeout if timeout else None
+        if self.request["watchdog"]:
+            deadline, _reason = self._next_limit()
         if self.ending is not None and self.command:  # a predecessor died while ending the tree
             was = self.ending
             self._end_tree(was["state"], dict({"grace": self.request["grace"]}, **was))
@@ -197,15 +216,30 @@ class Keeper:
                 self._end_tree(schema.STOPPED, self._stop)
                 break
             if deadline is not None and time.monotonic() >= deadline:
-                how = {"signal": self.request["stop_signal"], "grace": self.request["grace"]}
-                self._end_tree(schema.TIMED_OUT, how)
-                break
+                deadline, reason = self._next_limit()  # the command may have asked for more time
+                if deadline <= time.monotonic():
+                    how = {"signal": self.request["stop_signal"], "grace": self.request["grace"]}
+                    self._end_tree(schema.TIMED_OUT, dict(how, reason=reason))
+                    break
             self._wait(self._next_wake(deadline))
             self._limit_output()
         self._conclude()
 
     def _over(self) -> bool:
         return self.exited is not None or self.gone
+
+    def _next_limit(self) -> tuple[float, str | None]:
+        """Return when the job is to be ended (monotonic clock), as far as is known now, and for what reason."""
+        hearing = self._hearing()
+        # What has been reported counts, also if we could not read it before.
+        hearing.take(reports.BACKLOG)
+        timeout, watchdog = self.request["timeout"], self.request["watchdog"]
+        limits: list[tuple[float, str | None]] = [(float("inf"), None)]
+        if timeout:
+            limits.append((hearing.deadline(timeout), None))
+        if watchdog and self.job.inbox >= 0:
+            limits.append((hearing.heard + watchdog, schema.WATCHDOG))
+        return min(limits, key=lambda limit: limit[0])
 
     def _next_wake(self, deadline: float | None) -> float | None:
         """Return how many seconds to sleep at the most; None for as long as nothing happens."""
@@ -220,7 +254,10 @@ class Keeper:
         """Sleep until something happens to a child or the time is over, and take note of it."""
         # Only what poll found is read: exceptions of those that are empty would cost memory, see starter.
         child_changed = False
-        for fd, _events in self._poll.poll(None if seconds is None else int(seconds * 1000) + 1):
+        if self._reports is not None:
+            seconds = self._reports.patience(seconds)
+        milliseconds = None if seconds is None else int(min(seconds, LONGEST_SLEEP) * 1000) + 1
+        for fd, _events in self._poll.poll(milliseconds):
             if fd == self._wakeup[0]:
                 os.read(fd, 4096)
                 child_changed = True
@@ -228,10 +265,27 @@ class Keeper:
                 self._read_report()
             elif fd == self._lock:
                 self._read_mail()
+            elif fd == self.job.inbox:
+                self._read_reports()
+        if self._reports is not None and self._reports.patience(None) == 0:
+            self._reports.save(json.loads(self._written))
         if child_changed:  # after the report: who has told how the command ended need not be asked
             self._reap()
         if self.command and self.exited is None and not (self.subreaper and self.runner):
             self._look_for_end()
+
+    def _read_reports(self) -> None:
+        """Read what the command has reported; whatever comes before there is one is somebody else's."""
+        if self.command:
+            self._hearing().take()
+        else:
+            reports.discard(self.job)
+        time.sleep(reports.REST)
+
+    def _hearing(self) -> reports.Reports:
+        if self._reports is None:
+            self._reports = reports.Reports(self.job, self.request, self._began)
+        return self._reports
 
     def _read_report(self) -> None:
         """Read how the command ended; the runner writes it in one piece (pipe(7))."""
@@ -282,8 +336,8 @@ class Keeper:
 
     def _limit_output(self) -> None:
         """Keep the output within its limit; and if there is more, ask whether the disk has room for it."""
-        if self._streams.check(self.job.fd) and self._output_error is None:
-            self._output_error = output_error(self.job, probe=False)
+        if self._streams.check(self.job.fd) and self._streams.error is None:
+            self._streams.error = output_error(self.job, probe=False)
 
     # -- end --------------------------------------------------------------------------------------------------------
 
@@ -333,6 +387,10 @@ class Keeper:
             self._note_shutdown()
         self._limit_output()
         record = json.loads(self._written)
+        hearing = self._hearing()
+        if self.command:
+            hearing.take(reports.BACKLOG)
+            record = schema.with_reports(record, hearing.shown(record))
         hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
         streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
         known = self.exited is not None
@@ -344,7 +402,7 @@ class Keeper:
             exited=self.exited,
             ending=self.ending,
         )
-        error = self._output_error or output_error(self.job, probe=True)
+        error = self._streams.error or output_error(self.job, probe=True)
         if error and final["reason"] != schema.NOT_STARTED:
             final.update(truncated=True, output_error=error)
             final["msg"] += "; output may be missing, for the disk of %s said: %s" % (
@@ -352,6 +410,7 @@ class Keeper:
                 error,
             )
         self.job.conclude(final)
+        hearing.close()
         os.close(self._lock)  # wakes whoever waits for the end
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
@@ -383,6 +442,7 @@ def adopt(job: Job, borrowed: list[int]) -> None:
     try:
         boot = job.read_record()[schema.PRIVATE]["boot_id"]
     except (MissingRecord, DamagedRecord):
+        reports.discard(job)
         return  # nothing tells what to enforce; every look says so, and the runner will ask again
     if boot != store.boot_id():
         return  # after a reboot none of its processes is left: who has their pids now is a stranger
@@ -394,6 +454,7 @@ def adopt(job: Job, borrowed: list[int]) -> None:
     record = job.read_record()
     if record["finished"] or not record["started"]:
         return
-    keeper = Keeper(job, dict(record[schema.PRIVATE], timeout=record["timeout"]), lock)
+    asked: Record = {"max_timeout": None, "watchdog": None, "timeout": record["timeout"]}
+    keeper = Keeper(job, dict(asked, **record[schema.PRIVATE]), lock)
     keeper.take_over(record)
     keeper.supervise()

@@ -14,7 +14,8 @@ Request, on stdin::
         "by": null,                     who asks, see schema.requester: for the job that is replaced
         "cmd": ["/bin/sleep", "15"],    what the record shows of it
         "chdir": null, "env": {}, "stdin": null, "umask": null, "nice": null,
-        "timeout": 3600.0, "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false}]}
+        "timeout": 3600.0, "max_timeout": null, "watchdog": null,
+        "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false}]}
 
 ``"adopt": [jid, ...]`` asks for a new keeper for jobs that have lost theirs, and their runner.
 
@@ -49,8 +50,8 @@ if TYPE_CHECKING:
 
 
 # Jobs that are launched side by side. What the launcher does between two forks, it does for all of them before: so they
-# share the memory that it touches. Each costs up to 19 descriptors meanwhile.
-SIDE_BY_SIDE = max(1, min(32, (os.sysconf("SC_OPEN_MAX") - 64) // 20))
+# share the memory that it touches. Each costs up to 20 descriptors meanwhile.
+SIDE_BY_SIDE = max(1, min(32, (os.sysconf("SC_OPEN_MAX") - 64) // 21))
 
 
 def main() -> None:
@@ -213,6 +214,9 @@ class Launch:
             self._fds["out"], self._fds["in"] = os.pipe()
             self.keeper = keeper = Keeper(job, self.request, self._fds["keeper"])
             keeper.open(to_start=not turn.must_wait())
+            if self.request["watchdog"] and job.inbox < 0:
+                text = "watchdog cannot be used in async_dir %s: its file system takes no sockets"
+                raise JobError(text % store.path)
         except BaseException:
             job.remove()
             raise

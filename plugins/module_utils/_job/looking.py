@@ -152,14 +152,14 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
             time.monotonic() - private["monotonic"] if same_boot else time.time() - private["epoch"]
         )
         return dict(
-            record,
+            reported(job, record),
             reason=reason,
             elapsed=round(max(0.0, past), 3),
             **streams(job, record, schema.EMBED_LIMIT if show != "none" else 0),
         )
     if state == schema.LOST and not same_boot:
         _require_here(job, private)
-    final = dict(record, **streams(job, record, schema.EMBED_LIMIT))
+    final = dict(reported(job, record), **streams(job, record, schema.EMBED_LIMIT))
     final = finish(job, final, state=state, reason=reason, exited=exited, ending=ending)
     return _reconcile(job, final) if settle else final
 
@@ -222,6 +222,11 @@ def _outlives_its_folder(job: Job, private: Record) -> bool:
         return False
     one = tree.process(private["keeper"])
     return one is not None and not one.zombie and one.started <= private["command"]["started"]
+
+
+def reported(job: Job, record: Record) -> Record:
+    """Return a record of a job that has no final one with what its command has reported of itself so far."""
+    return schema.with_reports(record, job.slot(schema.PROGRESS))
 
 
 def streams(job: Job, record: Record, limit: int) -> Record:
@@ -312,6 +317,7 @@ def _from_builtin(job: Job, record: Record) -> Record:
     found.update(
         ansible_job_id=job.jid,
         name=None,
+        progress=None,
         state=state,
         started=True,
         finished=finished,

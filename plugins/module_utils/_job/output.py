@@ -63,6 +63,7 @@ class Streams:
     def __init__(self, fds: list[int], limit: int) -> None:
         self.fds = fds
         self.is_quiet = False  # nothing has been written lately, and the kernel tells when it is
+        self.error: str | None = None  # what the disk told, or would have told, the command
         self._limit = limit
         self._limiters = [Limiter(fd, limit) for fd in fds]
 

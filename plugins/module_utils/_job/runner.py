@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from . import kernel
+from . import kernel, reports
 from .folder import log_loss
 from .schema import COOKIE
 
@@ -254,6 +254,7 @@ def _become_command(
         ]
         for target, source in enumerate(sources):
             os.dup2(source, target)
+        addresses = reports.environment(job, request, os.getppid())
         if os.read(outfit.gate_out, 1) != b"":
             inheritance.restore()
             if request["chdir"] is not None:
@@ -265,7 +266,8 @@ def _become_command(
             if request["umask"] is not None:
                 os.umask(request["umask"])
             parameter, subject = request["parameter"], request["argv"][0]
-            os.execvpe(request["argv"][0], request["argv"], _environment(job.jid, request["env"]))
+            environment = _environment(job.jid, request["env"], addresses)
+            os.execvpe(request["argv"][0], request["argv"], environment)
     except OSError as error:
         told = {"parameter": parameter, "subject": subject}
         told.update(errno=error.errno, strerror=error.strerror)
@@ -280,8 +282,11 @@ def _become_command(
         os._exit(127)
 
 
-def _environment(jid: str, extra: dict[str, str]) -> dict[str, str]:
+def _environment(jid: str, extra: dict[str, str], addresses: dict[str, str]) -> dict[str, str]:
     environment = dict(os.environ)
-    environment.update(extra)
+    for name in reports.INHERITED:
+        environment.pop(name, None)
+    environment.update(addresses)
+    environment.update(extra)  # the user's own wins: an empty NOTIFY_SOCKET is none
     environment[COOKIE] = jid
     return environment

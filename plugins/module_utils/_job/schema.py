@@ -37,6 +37,7 @@ STATES = (QUEUED, RUNNING, SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST)
 REBOOTED = "rebooted"  # the reason of a job that was lost with the boot in which it was launched
 UNSUPERVISED = "unsupervised"  # the reason of a running job that has lost its keeper
 DAMAGED = "record damaged"  # the reason of a verdict that had to do without a record
+WATCHDOG = "watchdog"  # the reason of a job that was ended because it gave no sign of life
 NOT_STARTED = "not started"  # the reason of a failed job whose turn came, but whose command could not be exec'ed
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
@@ -44,9 +45,13 @@ REQUESTER = ("via", "user", "login", "controller_user", "controller")  # see req
 REQUESTER_LIMIT = 64  # characters of each
 
 STREAMS = ("stdout", "stderr")
+PROGRESS = "progress"  # the slot of what a command has reported of itself
 TAIL_BYTES = 4096  # what `output: tail` shows of each stream
 # Parts of a specification that may be shown; the others are kept and compared as keyed digests.
-SHOWN_SPEC = ("chdir", "timeout", "grace", "stop_signal", "umask", "nice", "output_limit")
+SHOWN_SPEC = (
+    *("chdir", "timeout", "max_timeout", "watchdog", "grace", "stop_signal", "umask", "nice"),
+    "output_limit",
+)
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
 HIDDEN = "hidden: this job was launched with no_log"
 
@@ -291,6 +296,9 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
             "monotonic": place["monotonic"],
             "grace": request["grace"],
             "stop_signal": request["stop_signal"],
+            "max_timeout": request["max_timeout"],
+            "watchdog": request["watchdog"],
+            "reports": place.get("reports", False),
             "output_limit": request["output_limit"],
             "spec": request["spec"],
             "rerun": request["rerun"],
@@ -348,6 +356,34 @@ def describe_requester(by: Record) -> str:
         who += ", run by %s" % by["controller_user"]
         who += " on %s" % by["controller"] if by["controller"] else ""
     return who
+
+
+def with_reports(record: Record, reported: Record | None) -> Record:
+    """Return a record with what its command has reported of itself.
+
+    :param reported: the slot ``progress``: ``percent``, ``status``, and seconds from the job's start: when that was
+        reported, ``at``, and what its limit has been ``extended`` to. None for nothing.
+    """
+    found = dict(record)
+    if reported is not None:
+        private = record[PRIVATE]
+        if reported["at"] is not None:
+            at = timestamp(private["epoch"] + reported["at"])
+            percent, status = reported["percent"], reported["status"]
+            found["progress"] = {"percent": percent, "status": status, "at": at}
+        if reported["extended"] is not None:
+            found["deadline"] = timestamp(private["epoch"] + reported["extended"])
+            found[PRIVATE] = dict(private, extended=reported["extended"])
+    return found
+
+
+def progress_text(progress: object) -> str:
+    """Write what a job has reported for people: ``40 %, copying files``; nothing if it has reported nothing."""
+    if not isinstance(progress, dict):
+        return ""
+    percent, status = progress.get("percent"), progress.get("status")
+    shown = ["" if percent is None else "%s %%" % percent, "" if status is None else str(status)]
+    return ", ".join(part for part in shown if part)
 
 
 def not_started(why: str) -> Record:
@@ -443,8 +479,7 @@ def message(job: Record) -> str:
     why = {
         SUCCEEDED: "%s succeeded" % who,
         FAILED: failure,
-        TIMED_OUT: "%s timed out: it was ended after its limit" % who
-        + ("" if job["timeout"] is None else " of %s s" % job["timeout"]),
+        TIMED_OUT: "%s timed out: %s" % (who, _limit(job)),
         STOPPED: "%s was stopped on request" % who
         + (" of %s" % describe_requester(job["stopped_by"]) if job.get("stopped_by") else ""),
         LOST: "%s is lost (%s): it is gone and its exit status is unknown" % (who, job["reason"]),
@@ -460,6 +495,21 @@ def message(job: Record) -> str:
     last = (job.get("stderr") or "") if shown else ""
     last = last.rstrip().rpartition("\n")[2].strip()
     return "%s; last line of stderr: %s" % (why, last[:300]) if last else why
+
+
+def _limit(job: Record) -> str:
+    """Tell which limit a job has reached."""
+    private = job.get(PRIVATE, {})
+    if job["reason"] == WATCHDOG:
+        allowed = private.get("watchdog")
+        silence = "" if allowed is None else " for %s s" % allowed
+        return "it was ended because it gave no sign of life (WATCHDOG=1)" + silence
+    text = "it was ended after its limit"
+    if job["timeout"] is not None:
+        text += " of %s s" % job["timeout"]
+    if private.get("extended") is not None:
+        text += ", which it had extended to %.1f s" % private["extended"]
+    return text
 
 
 def unknown(jid: str) -> Record:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from . import runner, schema, store, tree
+from . import reports, runner, schema, store, tree
 from .errors import JobError
 from .folder import Job
 
@@ -162,6 +162,7 @@ class Starter:
             "user": store.user_name(os.geteuid()),
             "containment": "process",
             "keeper": keeper,
+            "reports": reports.address(self._job, 0) is not None,
             "results_file": self._job.results_file,
             "stdout_file": self._job.path("stdout"),
             "stderr_file": self._job.path("stderr"),

@@ -104,7 +104,8 @@ class Stop:
             left = self._end_marked([private["runner"]] if self.job.is_held("runner") else [])
             ending["survivors"] = [one.described() for one in left]
             self._note(ending)  # for the next look, if the disk refuses the final record
-            final = dict(record, **looking.streams(self.job, record, schema.EMBED_LIMIT))
+            final = looking.reported(self.job, record)
+            final.update(looking.streams(self.job, record, schema.EMBED_LIMIT))
             exited = self.job.slot("exit")
             self.job.conclude(
                 looking.finish(

@@ -14,6 +14,8 @@
             keeper, runner            FIFOs: whoever has the name of one holds its lock for as long as it lives
             turn                      the same, of a job that is queued: its keeper holds it until the job has started
             stdout, stderr            what the command writes
+            notify                    socket to which the command may report, see reports
+            progress                  slot: what it has reported; there from the first report to the end
             exit                      slot: the wait status, written by the runner the moment the command ends
             ending                    slot: why and how the keeper ended the job, written before the first signal
             record                    room for the final record; becomes <async dir>/<jid> by rename. Until

@@ -24,7 +24,8 @@ def spec(*argv, **changes):
 def test_what_is_asked_for_is_compared_and_nothing_else():
     assert spec() == spec(cmd="sleep 60", no_log=True, on_conflict="replace", rerun="never")
     for change in (
-        {"chdir": "/"}, {"env": {"A": "1"}}, {"stdin": "x"}, {"timeout": 1}, {"grace": 1}, {"umask": 1},
+        {"chdir": "/"}, {"env": {"A": "1"}}, {"stdin": "x"}, {"timeout": 1}, {"max_timeout": 99},
+        {"watchdog": 1}, {"grace": 1}, {"umask": 1},
         {"nice": 1}, {"output_limit": 1}, {"stop_signal": 2},
     ):  # fmt: skip
         assert spec(**change) != spec(), change

@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import threading
 import time
 
 from ansible_collections.durable.jobs.plugins.module_utils import _waiting
 from ansible_collections.durable.jobs.plugins.module_utils._references import references
-from ansible_collections.durable.jobs.tests.unit.support import request
+from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 LONG = 60  # seconds; a wait that lasts so long has missed what it waited for
 
@@ -186,3 +187,28 @@ def test_waiting_uses_no_processor_time(launcher):
     wait(waiting, "all_finished", seconds=3)
     assert time.process_time() - before < 0.3
     assert states(waiting) == ["running"] * 20
+
+
+def test_progress_is_news_and_the_same_again_is_none(launcher):
+    line = "until [ -e go ]; do sleep 0.02; done"
+    jobs = [launcher.shell(line, chdir=launcher.store.path) for _number in range(2)]
+    waiting = waiter(launcher, *jobs)
+    seen = [state for _place, state, _job in waiting.news(None)]
+    _say(jobs[1], b"X_PROGRESS=40\nSTATUS=copying")
+    assert wait(waiting, "all_finished", seen=seen, gather=0.1) < LONG
+    ((place, state, job),) = waiting.news(seen)
+    assert (place, state) == (1, ["running", None, "40 %, copying"])
+    assert (job["progress"]["percent"], job["progress"]["status"]) == (40, "copying")
+    seen[place] = state
+    before = os.stat(jobs[1].path("progress")).st_mtime_ns
+    _say(jobs[1], b"STATUS=copying")
+    until(lambda: os.stat(jobs[1].path("progress")).st_mtime_ns != before, "the second report")
+    assert wait(waiting, "all_finished", 2.5, seen=seen, gather=0) > 2.4
+    assert waiting.news(seen) == []
+    launcher.release()
+    assert wait(waiting, "all_finished") < LONG
+
+
+def _say(job, message):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(message, f"/proc/self/fd/{job.fd}/notify")
