@@ -37,6 +37,7 @@ def write(folder: Path, answers: dict[str, dict[str, t.Any]]) -> Path:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:]
     return page

@@ -158,7 +158,7 @@ def test_the_mouse_shows_a_hint_and_a_click_the_details(browser, few):
 
 def test_the_keyboard_is_enough(browser, few):
     driver = browser.open(few)
-    for _ in range(30):
+    for _number in range(30):
         press(driver, Keys.TAB)
         if focused(driver) == "rows":
             break

@@ -72,8 +72,10 @@ OF_A_JOB = (
     "record",
     "notify",
     "progress",
+    "module",
     "keeper.log",
 )
+HOUSEKEEPING = (".durable/gone", ".durable/pruned")  # of launches and prunes, for old jobs
 FRESH = ("next", "stdin")  # exist for a moment, in a folder that the same launch has made
 
 
@@ -403,6 +405,35 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
     assert not os.path.lexists(job.results_file)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("path", HOUSEKEEPING)
+def test_what_is_planted_where_old_jobs_are_removed_stops_no_launch(ground, path, kind):
+    """
+    a symlink, hard link, FIFO, socket, device or foreign file lies where launches and prunes remove old jobs
+    | launches succeed, and a prune removes the jobs or says what it is and where; nothing is followed, nothing hangs
+    """
+    needs_root()
+    async_dir = ground / "async"
+    assert launch(async_dir, name="work")["state"] == "running"
+    assert look(async_dir, name="work", wait=PATIENCE)["state"] == "succeeded"
+    bait = Bait(ground)
+    whole = async_dir / path
+    if kind == "open":
+        whole.mkdir(exist_ok=True) if path == HOUSEKEEPING[0] else whole.touch()
+        whole.chmod(0o777)
+    else:
+        if os.path.lexists(whole):
+            remove(whole)
+        bait.plant(kind, whole)
+    assert launch(async_dir, name="work")["state"] == "running"
+    assert look(async_dir, name="work", wait=PATIENCE)["state"] == "succeeded"
+    with time_limit():
+        pruned = run_module("job_prune", async_dir=str(async_dir))
+    bait.assert_untouched()
+    left = [entry for entry in os.listdir(async_dir) if not entry.startswith(".")]
+    assert left == [] or str(whole) in pruned["msg"], pruned
+
+
 # -- the list of paths is complete
 # --------------------------------------------------------------------------------------
 
@@ -460,6 +491,7 @@ def test_the_list_of_paths_is_complete(tmp_path):
         trace += (tmp_path / f"trace{number}").read_text(errors="replace")
     planted = {*FOLDERS, *FILES, *SCRATCH, "JID", ".JID.final", ".durable/jobs/JID"}
     planted |= {f".durable/jobs/JID/{name}" for name in (*OF_A_JOB, *FRESH)}
+    planted |= {*HOUSEKEEPING, *(path.replace("/jobs/", "/gone/") for path in planted)}
     engine = re.compile(r"\.durable/engine/DIGEST(\.new)?/")
     others = {path for path in touched(trace, async_dir) if not engine.match(path)}
     assert others - planted == set()

@@ -142,6 +142,7 @@ def test_the_keeper_when_the_command_is_gone_and_its_children_are_not(launcher):
     record = job.read_record()
     record["durable_jobs"]["grace"] = 0.1  # what else would wait for a minute
     job.replace(record)
+    job.fill("ending", dict(job.slot("ending"), grace=0.10))
     launcher.raw(adopt=[job.jid])
     assert outcome(looking.wait(job, PATIENCE)) == ("timed_out", -signal.SIGTERM, None)
     assert launcher.processes(job) == []

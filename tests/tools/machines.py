@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -60,7 +59,7 @@ def run(*command: object, **options: t.Any) -> str:
     """
     words = [str(word) for word in command]
     done = subprocess.run(
-        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, **options
+        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **options
     )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
@@ -289,7 +288,12 @@ class Machine:
                 if self._off().exists():
                     time.sleep(0.05)
                     continue
-                subprocess.run(self._nspawn(), stdin=subprocess.DEVNULL, env=self._environment())
+                subprocess.run(
+                    self._nspawn(),
+                    stdin=subprocess.DEVNULL,
+                    env=self._environment(),
+                    check=False,  # whatever ends it, it is booted again
+                )
                 with (self.folder / "boots").open("a") as boots:
                     boots.write(".")
         finally:
