@@ -419,7 +419,10 @@ def test_what_is_planted_where_old_jobs_are_removed_stops_no_launch(ground, path
     bait = Bait(ground)
     whole = async_dir / path
     if kind == "open":
-        whole.mkdir(exist_ok=True) if path == HOUSEKEEPING[0] else whole.touch()
+        if path == HOUSEKEEPING[0]:
+            whole.mkdir(exist_ok=True)
+        else:
+            whole.touch()
         whole.chmod(0o777)
     else:
         if os.path.lexists(whole):
