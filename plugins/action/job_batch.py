@@ -23,7 +23,7 @@ class ActionModule(ForwardingAction):
         entries = jobs if isinstance(jobs, list) else []
         if not any(_is_module(entry) for entry in entries):
             return super().run(tmp, task_vars)
-        result = super(ForwardingAction, self).run(tmp, task_vars)
+        result = self.begin(tmp, task_vars)
         args = self.forwarded()
         parts: list[dict[str, t.Any] | None] = []
         for number, entry in enumerate(entries):

@@ -20,7 +20,7 @@ class ActionModule(ForwardingAction):
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Launch the module and return the job."""
-        result = super(ForwardingAction, self).run(tmp, task_vars)
+        result = self.begin(tmp, task_vars)
         task_vars = task_vars or {}
         args = self.forwarded()
         try:

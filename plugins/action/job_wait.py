@@ -42,7 +42,7 @@ class ActionModule(ForwardingAction):
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Wait, and return the module's last answer."""
-        result = super(ForwardingAction, self).run(tmp, task_vars)
+        result = self.begin(tmp, task_vars)
         self._host = (task_vars or {}).get("inventory_hostname", self._play_context.remote_addr)
         args = self.forwarded()
         try:

@@ -23,7 +23,7 @@ class ForwardingAction(ActionBase):
     _supports_async = True
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result = super().run(tmp, task_vars)
+        result = self.begin(tmp, task_vars)
         result.update(
             self._execute_module(
                 module_name=self.module,
@@ -33,6 +33,10 @@ class ForwardingAction(ActionBase):
             )
         )
         return result
+
+    def begin(self, tmp: t.Any, task_vars: dict[str, t.Any] | None) -> dict[str, t.Any]:
+        """Return what the result of every action begins with."""
+        return super().run(tmp, task_vars)
 
     def forwarded(self) -> dict[str, t.Any]:
         """Return the task's arguments with what the module cannot know."""
