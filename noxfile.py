@@ -50,7 +50,7 @@ ENVIRONMENT = {
 # The worker's own tests: all that they need is the package, pytest and these two, on every target Python.
 WORKER_TESTS = "tests/unit/plugins/module_utils/_job"
 WORKER_REQUIREMENTS = ("pytest-xdist>=3.5,<4", "hypothesis>=6,<7")
-SIDE_BY_SIDE = ("--numprocesses", "4")  # they wait more than they work
+SIDE_BY_SIDE = ("--numprocesses", "auto")
 # The molecule scenarios that need no machines of their own.
 LOCAL_SCENARIOS = ("job_run_over_ssh",)
 COMPAT_TARGETS = sorted(path.name for path in ROOT.glob("tests/integration/targets/compat_*"))

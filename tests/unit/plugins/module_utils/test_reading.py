@@ -44,13 +44,14 @@ def tail(job, lines, limit=MIB):
 
 
 def wrote(launcher, data, **changes):
-    """Return a finished job that has written these bytes."""
+    """Return a job that has written these bytes, ended, and let go of its locks."""
     line = "; ".join(
         "printf '%s'" % "".join("\\%03o" % byte for byte in data[at : at + 4000])
         for at in range(0, len(data), 4000)
     )
     job = launcher.shell(line or "true", **changes)
     launcher.finished(job)
+    until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
     return job
 
 
