@@ -248,6 +248,16 @@ def _contradiction(jid: str, record: Record) -> str | None:
         )
     if (rc == 0) != (state == schema.SUCCEEDED) or (rc is not None and not record["finished"]):
         return "it says both %s and rc %s" % (state, ascii(rc)[:20])
+    has_failed = record["finished"] and state != schema.SUCCEEDED
+    if record["failed"] != has_failed:
+        return "it says both %s and %s" % (state, "failed" if record["failed"] else "not failed")
+    if state == schema.LOST and (rc is not None or not record["reason"]):
+        return "it says lost, but has an rc or no reason"
+    # What has never been started may also have failed, been stopped or been lost while it waited for its turn.
+    if record["started"] and state == schema.QUEUED:
+        return "it says both queued and started"
+    if not record["started"] and (state in (schema.RUNNING, schema.SUCCEEDED) or rc is not None):
+        return "it says both %s and never started" % state
     return None
 
 

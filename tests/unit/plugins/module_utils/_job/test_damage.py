@@ -147,6 +147,13 @@ def test_every_key_is_needed(path):
         (changed(FAILED, ("rc",), 0), "both failed and rc 0"),
         (changed(FAILED, ("state",), "succeeded"), "both succeeded and rc 3"),
         (changed(RUNNING, ("rc",), 1), "both running and rc 1"),
+        (changed(RUNNING, ("started",), False), "both running and never started"),
+        (changed(FAILED, ("started",), False), "both failed and never started"),
+        (changed(RUNNING, ("failed",), True), "both running and failed"),
+        (changed(LOST, ("failed",), False), "both lost and not failed"),
+        (changed(RUNNING, ("state",), "queued"), "both queued and started"),
+        (changed(FAILED, ("state",), "lost"), "lost, but has an rc"),
+        (changed(LOST, ("reason",), None), "no reason"),
         (changed(FAILED, ("rc",), True), "impossible rc"),
         (changed(FAILED, ("ansible_job_id",), "j9.9"), "the record of job 'j9.9'"),
         (changed(RUNNING, ("durable_jobs", "version"), 2), "version 2, and this version of"),
@@ -244,6 +251,15 @@ def test_hostile_json(content):
     with a_job() as job:
         put(job.results_file, content)
         assert_clear(job)
+
+
+@pytest.mark.parametrize("which", [RUNNING, FAILED], ids=lambda which: which["state"])
+def test_simple_values_anywhere_in_a_record_of_ours(which):
+    for path in PATHS:
+        for content in (None, True, False, 0, 1, -1, 0.5, "", "x", [], {}, *schema.STATES):
+            with a_job() as job:
+                put(job.results_file, json.dumps(changed(which, path, content)).encode())
+                assert_clear(job)
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))

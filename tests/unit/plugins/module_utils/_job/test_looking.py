@@ -189,7 +189,7 @@ def test_after_a_reboot_a_job_is_lost(launcher):
 def test_a_final_record_that_was_not_renamed_to_its_place_is_believed_if_it_is_whole(launcher, cut):
     job = launcher.shell("sleep 60")
     kill_all(launcher, job)
-    final = dict(job.read_record(), state="failed", rc=3, finished=True, stdout="kept")
+    final = dict(job.read_record(), state="failed", rc=3, finished=True, failed=True, stdout="kept")
     text = json.dumps(final).encode()
     with open(job.path("record"), "r+b") as room:
         room.write(text[:cut])
