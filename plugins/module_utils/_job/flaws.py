@@ -14,7 +14,7 @@ from . import schema
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict
+    from typing import Callable, Dict, Iterator
 
     from .schema import Record
 
@@ -222,7 +222,7 @@ def record_flaw(jid: str, record: object) -> str | None:
     return (
         _flaw(record, dict(_RECORD_RULES, **module))
         or _flaw(private, dict(_PRIVATE_RULES, **processes, **merged, **later))
-        or _contradiction(jid, record)
+        or next(_contradictions(jid, record), None)
     )
 
 
@@ -237,28 +237,24 @@ def _flaw(content: object, rules: Rules) -> str | None:
     return None
 
 
-def _contradiction(jid: str, record: Record) -> str | None:
+def _contradictions(jid: str, record: Record) -> Iterator[str]:
     state, rc = record["state"], record["rc"]
     if record["ansible_job_id"] != jid:
-        return "it is the record of job %s" % ascii(record["ansible_job_id"])[:100]
+        yield "it is the record of job %s" % ascii(record["ansible_job_id"])[:100]
     if record["finished"] != (state in schema.FINISHED_STATES):
-        return "it says both %s and %s" % (
-            state,
-            "finished" if record["finished"] else "unfinished",
-        )
+        yield "it says both %s and %s" % (state, "finished" if record["finished"] else "unfinished")
     if (rc == 0) != (state == schema.SUCCEEDED) or (rc is not None and not record["finished"]):
-        return "it says both %s and rc %s" % (state, ascii(rc)[:20])
+        yield "it says both %s and rc %s" % (state, ascii(rc)[:20])
     has_failed = record["finished"] and state != schema.SUCCEEDED
     if record["failed"] != has_failed:
-        return "it says both %s and %s" % (state, "failed" if record["failed"] else "not failed")
+        yield "it says both %s and %s" % (state, "failed" if record["failed"] else "not failed")
     if state == schema.LOST and (rc is not None or not record["reason"]):
-        return "it says lost, but has an rc or no reason"
+        yield "it says lost, but has an rc or no reason"
     # What has never been started may also have failed, been stopped or been lost while it waited for its turn.
     if record["started"] and state == schema.QUEUED:
-        return "it says both queued and started"
+        yield "it says both queued and started"
     if not record["started"] and (state in (schema.RUNNING, schema.SUCCEEDED) or rc is not None):
-        return "it says both %s and never started" % state
-    return None
+        yield "it says both %s and never started" % state
 
 
 def is_deep(value: object, limit: int) -> bool:
