@@ -138,7 +138,7 @@ class Keeper:
             turn.rest()
         self._wait(0)  # who stops many asks us before those whose end gives us our turn
         cut_off = shutdown.heard() and shutdown.is_under_way()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # the command gets it unchanged
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # the runner inherits it
         if self._stop is not None:
             self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
         elif cut_off:  # the end of another job, for the same reason, has made it our turn

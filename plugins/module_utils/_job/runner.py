@@ -34,24 +34,27 @@ ADOPT_INTERVAL = 1.0
 
 
 class Inheritance:
-    """What the launcher got from the module, and the command must get unchanged.
+    """What the launcher got from the module, and the command must not miss.
 
     Making one changes it: the launcher, and all that it forks, are private and deaf to the signals of others.
     """
 
     def __init__(self) -> None:
         self.umask = os.umask(0o077)
-        self.ignored = [number for number in IGNORED if signal.getsignal(number) is signal.SIG_IGN]
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         for number in TOLD:
             signal.signal(number, lambda _number, _frame: None)  # see wakeup_pipe
 
     def restore(self) -> None:
-        """Undo what this package, and the interpreter at its start, changed (subprocess's restore_signals)."""
+        """Let the command have the umask of the module, and every signal: none is ignored, none blocked.
+
+        Who launches behind nohup, or in the background of a script, ignores some. Its jobs would be deaf to these.
+        """
         os.umask(self.umask)
-        for number in (*IGNORED, *TOLD, signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_IGN if number in self.ignored else signal.SIG_DFL)
+        for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 class Outfit:
