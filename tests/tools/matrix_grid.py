@@ -8,29 +8,36 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+BEGIN = "<!-- begin: written by make test-matrix -->"
+END = "<!-- end: written by make test-matrix -->"
 RECORDS = pathlib.Path(__file__).parents[2] / ".nox" / "matrix"
 
 
 @contextlib.contextmanager
-def cell(row: str, python: str) -> Iterator[None]:
-    """Record a cell as passed if the body ends without an exception."""
-    record = RECORDS / row / python
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text("FAILED", encoding="utf-8")
+def cells(row: str, pythons: Iterable[str]) -> Iterator[None]:
+    """Record cells as passed if the body ends without an exception."""
+    records = [RECORDS / row / python for python in pythons]
+    for record in records:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text("FAILED", encoding="utf-8")
     yield
-    record.write_text("passed", encoding="utf-8")
+    for record in records:
+        record.write_text("passed", encoding="utf-8")
 
 
-def show(wanted: dict[str, Iterable[str]], pythons: Iterable[str]) -> bool:
+def show(
+    wanted: dict[str, Sequence[str]], pythons: Iterable[str], page: pathlib.Path | None
+) -> bool:
     """Print one row per check and one column per Python, forget it, and say if all is well.
 
     `wanted` names the Pythons of each row; one that is not among `pythons` is not installed here.
+    What is printed also takes the place of what is between the marks of `page`.
     """
     columns = sorted({python for row in wanted.values() for python in row}, key=_as_number)
     width = max(len(row) for row in wanted)
-    print(" " * width, *(f"{column:>8}" for column in columns))
+    lines = [" ".join([" " * width, *(f"{column:>8}" for column in columns)])]
     counts = {"passed": 0, "FAILED": 0, "absent": 0}
     for row, needed in wanted.items():
         words = []
@@ -38,10 +45,18 @@ def show(wanted: dict[str, Iterable[str]], pythons: Iterable[str]) -> bool:
             word = "" if column not in needed else _read(row, column, installed=column in pythons)
             counts[word] = counts.get(word, 0) + 1
             words.append(f"{word:>8}")
-        print(f"{row:<{width}}", *words)
-    print("(absent: this machine has no such interpreter)")
-    summary = f"{counts['passed']} passed, {counts['FAILED']} failed, {counts['absent']} skipped"
-    print(summary, flush=True)
+        lines.append(" ".join([f"{row:<{width}}", *words]))
+    lines.append("(absent: this machine has no such interpreter)")
+    lines.append(
+        f"{counts['passed']} passed, {counts['FAILED']} failed, {counts['absent']} skipped"
+    )
+    text = "\n".join(line.rstrip() for line in lines)
+    print(text, flush=True)
+    if page is not None:
+        before, _begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        grid = f"{BEGIN}\n\n```text\n{text}\n```\n\n{END}"
+        page.write_text(before + grid + after, encoding="utf-8")
     shutil.rmtree(RECORDS, ignore_errors=True)
     return not counts["FAILED"]
 
