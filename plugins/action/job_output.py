@@ -9,6 +9,7 @@ import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ..module_utils._reading import PIECE_BYTES
 from ..plugin_utils._forward import ForwardingAction
 
 LINE_LIMIT = 4096  # characters of a line that are shown at once
@@ -27,7 +28,7 @@ class ActionModule(ForwardingAction):
             return answer
         host = (task_vars or {}).get("inventory_hostname", self._play_context.remote_addr)
         lines = _Lines(lambda line: self._tell("%s | %s" % (host, line)))
-        pieces = _Pieces(int(answer["invocation"]["module_args"]["max_bytes"]))
+        pieces = _Pieces(int(self._task.args.get("max_bytes") or PIECE_BYTES))
         args = dict(self.forwarded(), jid=answer["ansible_job_id"])
         for other in ("name", "tail_lines"):  # a name may mean another job the next time
             args.pop(other, None)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._job.folder import Job
     from ._job.schema import Record
 
+PIECE_BYTES = 1024 * 1024  # of output in one answer, unless the reader says otherwise
 RECHECK_INTERVAL = 0.1  # seconds between two looks at the size of a stream
 UNSURE = "hidden: the record that says whether this may be shown is damaged"
 _BLOCK = 65536  # bytes that are read at once while lines are counted from the end

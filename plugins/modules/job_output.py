@@ -194,7 +194,7 @@ from ..module_utils._argspec import (
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.folder import MissingRecord
-from ..module_utils._reading import Reader
+from ..module_utils._reading import PIECE_BYTES, Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def main() -> None:
             stream={"type": "str", "choices": list(schema.STREAMS), "default": "stdout"},
             offset={"type": "int"},
             tail_lines={"type": "int"},
-            max_bytes={"type": "int", "default": 1024 * 1024},
+            max_bytes={"type": "int", "default": PIECE_BYTES},
             wait={"type": "float", "default": 0},
             follow={"type": "bool", "default": False},
             reveal={"type": "bool", "default": False},
