@@ -20,7 +20,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from . import _job
 from ._argspec import ASYNC_DIR_SPEC, check_range, requester
-from ._job import schema
+from ._job import schema, store
 from ._job.errors import JobError
 from ._job.folder import MissingRecord
 from ._plan import DEFAULT_GRACE, plain, poll_plan
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     # ansible-core ships what it sees imported anywhere in a module. Here it sees all of the engine,
     # and a launch does not pay for compiling what only the engine, compiled once, will use.
     from ._job import (
+        cgroup,
+        dbus,
         errors,
         files,
         flaws,
@@ -49,15 +51,18 @@ if TYPE_CHECKING:
         shutdown,
         starter,
         stopping,
-        store,
+        systemd,
         tree,
         turn,
+        unit,
         way,
     )
     from ._job.schema import Record
     from ._job.store import Store
 
     SHIPPED = (
+        cgroup,
+        dbus,
         errors,
         files,
         flaws,
@@ -75,14 +80,17 @@ if TYPE_CHECKING:
         shutdown,
         starter,
         stopping,
-        store,
+        systemd,
         tree,
         turn,
+        unit,
         way,
     )
 
 ENGINE = (
     "__init__",
+    "cgroup",
+    "dbus",
     "errors",
     "files",
     "flaws",
@@ -102,8 +110,10 @@ ENGINE = (
     "starter",
     "stopping",
     "store",
+    "systemd",
     "tree",
     "turn",
+    "unit",
     "way",
 )
 
@@ -126,7 +136,10 @@ JOB_SPEC: dict[str, Any] = {
     "umask": {"type": "raw"},
     "nice": {"type": "int"},
     "output_limit": {"type": "int", "default": 64 * 1024 * 1024},
-    "containment": {"type": "str", "default": "auto", "choices": ["auto", "process"]},
+    "containment": {"type": "str", "default": "auto", "choices": ["auto", "systemd", "process"]},
+    "memory_max": {"type": "str"},
+    "cpu_quota": {"type": "str"},
+    "tasks_max": {"type": "int"},
     "name": {"type": "str"},
     "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "attach", "replace"]},
     "rerun": {"type": "str", "default": "always", "choices": ["always", "on_failure", "never"]},
@@ -179,11 +192,24 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
         "spec": None,
         "on_conflict": params["on_conflict"],
         "rerun": params["rerun"],
+        **_contained(params),
     }
     for name in ("cmd", "argv", "shell", "chdir"):
         if params[name] is not None and "\0" in "".join(params[name]):
             raise JobError("%s holds a null character, which no program can be given" % name)
     return request
+
+
+def _contained(params: dict[str, Any]) -> Record:
+    """Return what a request says of containment and limits, see launcher. :raises JobError: it cannot be had."""
+    found = {name: params[name] for name in schema.LIMITS}
+    simple = params["containment"] != schema.SYSTEMD and not store.runs_systemd()
+    if simple and set(found.values()) == {None}:
+        return dict(found, containment=schema.PROCESS)
+    # Imported here, and not by every launch: what a module imports is compiled in every run.
+    from . import _containment
+
+    return _containment.checked(params)
 
 
 def unneeded(params: dict[str, Any]) -> str | None:
@@ -230,7 +256,31 @@ def launch(
             request["by"] = requester(module)  # of a stop, where a live job is replaced
     # What has been compared is not for keepers to carry.
     lean = [{key: one[key] for key in one if key != "args"} for one in requests]
-    return _run_launcher(module, where, {"jobs": lean, "slots": slots})
+    reply = _run_launcher(module, where, {"jobs": lean, "slots": slots})
+    answers: list[Record] = reply["jobs"]
+    _warn(module, requests, answers, reply["no_unit"])
+    return answers
+
+
+def _warn(
+    module: AnsibleModule, requests: list[Record], answers: list[Record], no_unit: str
+) -> None:
+    """Tell the user what jobs that have no unit are not protected from."""
+    found = zip(requests, answers)
+    bare = [one for one, answer in found if _reached(answer) == schema.PROCESS]
+    if no_unit and any(one["containment"] == schema.AUTO for one in bare):
+        module.warn("containment=auto could only reach containment=process: %s" % no_unit)
+    if bare and store.runs_systemd():
+        from . import _containment
+
+        doom = _containment.doom()
+        if doom:
+            module.warn(doom)
+
+
+def _reached(answer: Record) -> object:
+    """Return the containment of a job that has been launched; None if none has."""
+    return answer.get("record", {}).get("containment")
 
 
 def launch_one(module: AnsibleModule, where: Store, request: Record) -> Record:
@@ -286,7 +336,7 @@ def adopt(module: AnsibleModule, where: Store, jids: list[str]) -> None:
     _run_launcher(module, where, {"jobs": [], "adopt": jids})
 
 
-def _run_launcher(module: AnsibleModule, where: Store, request: Record) -> list[Record]:
+def _run_launcher(module: AnsibleModule, where: Store, request: Record) -> Record:
     if not sys.executable:
         raise JobError(
             "cannot launch a job: this Python does not know the path of its own interpreter"
@@ -300,17 +350,27 @@ def _run_launcher(module: AnsibleModule, where: Store, request: Record) -> list[
         os.umask(umask)
     rc, out, err = module.run_command(
         [sys.executable, "-I", "-S", program_path],
-        data=json.dumps(dict(request, async_dir=where.path)),
+        data=json.dumps(dict(request, async_dir=where.path, manager=_manager(request))),
         binary_data=True,
         expand_user_and_vars=False,
     )
     try:
-        answers: list[Record] = json.loads(out)["jobs"]
-    except (ValueError, KeyError):
+        reply: Record = json.loads(out)
+    except ValueError:
         raise JobError(
             "the launcher %s gave no answer (rc %s): %s" % (program_path, rc, err.strip()[-2000:])
         ) from None
-    return answers
+    return reply
+
+
+def _manager(request: Record) -> str:
+    """Return the socket of the systemd that is to give a unit to the jobs of a request; empty if none can, or need."""
+    wanted = any(job["containment"] != schema.PROCESS for job in request["jobs"])
+    if not store.runs_systemd() or not (wanted or request.get("adopt")):
+        return ""
+    from . import _containment
+
+    return _containment.manager()[0]
 
 
 def _install(where: Store) -> str:

@@ -98,11 +98,25 @@ options:
   containment:
     description:
       - What holds a job's processes together and protects them. See O(durable.jobs.job_start#module:containment).
+      - All jobs of a call share one unit of systemd, in which each has a control group of its own.
     type: str
     default: auto
     choices:
       - auto
+      - systemd
       - process
+  memory_max:
+    description:
+      - How much memory each job may use, in bytes or with a unit such as V(512M). See O(durable.jobs.job_start#module:memory_max).
+    type: str
+  cpu_quota:
+    description:
+      - How much processor time each job may use, in percent of one processor. See O(durable.jobs.job_start#module:cpu_quota).
+    type: str
+  tasks_max:
+    description:
+      - How many processes and threads each job may have at once. See O(durable.jobs.job_start#module:tasks_max).
+    type: int
   on_conflict:
     description:
       - What to do if a job of that name is live with another specification. See O(durable.jobs.job_start#module:on_conflict).

@@ -125,13 +125,40 @@ options:
   containment:
     description:
       - What holds the job's processes together and protects them.
-      - V(process) is a session of its own whose keeper adopts every orphan.
-      - V(auto) takes the best that the target has.
+      - V(systemd) is a transient unit, a scope, in which the job has a control group of its own. No
+        logout ends it, it can have limits, and all of it can be killed at once. For root it belongs to
+        the system's systemd, for other users to their own, which must outlive the logout (C(loginctl
+        enable-linger)). Where there is no such unit, the launch fails and says why.
+      - V(process) is a session of its own whose keeper adopts every orphan. Where logind kills what a
+        user leaves behind (C(KillUserProcesses=yes)), it ends with the user's login.
+      - V(auto) is V(systemd) where that works and else V(process).
+      - The result's RV(containment) says which was reached. A job that nothing will protect from the
+        logout is launched with a warning that names the setting.
     type: str
     default: auto
     choices:
       - auto
+      - systemd
       - process
+  memory_max:
+    description:
+      - How much memory the job may use, all its processes together, in bytes or with a unit such as
+        V(512M) or V(2G). The kernel kills what exceeds it, and the job's RV(reason) is V(oom).
+      - Needs O(containment) V(systemd) or V(auto). A limit that cannot be enforced on the target fails
+        the launch.
+    type: str
+  cpu_quota:
+    description:
+      - How much processor time the job may use, in percent of one processor. V(200) is two of them.
+      - Needs what O(memory_max) needs. A user's systemd has this limit only if it was given the
+        controller, see C(Delegate) in the manual page C(systemd.resource-control).
+    type: str
+  tasks_max:
+    description:
+      - How many processes and threads the job may have at once. Beyond that the job's attempts to
+        start one fail.
+      - Needs what O(memory_max) needs.
+    type: int
   name:
     description:
       - A name for this work. While a job of that name is live in the async dir, launching it again
@@ -226,6 +253,14 @@ EXAMPLES = r"""
     name: nightly backup
     rerun: on_failure
   register: backup
+
+- name: Start it in a unit of systemd, with at most 2 GiB of memory and half a processor
+  durable.jobs.job_start:
+    cmd: /usr/local/bin/backup --all
+    containment: systemd
+    memory_max: 2G
+    cpu_quota: 50
+  register: backup
 """
 
 RETURN = r"""
@@ -286,7 +321,9 @@ signal:
 reason:
   description:
     - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
-      V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(watchdog) ended.
+      V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(watchdog) ended,
+      V(oom) of a failed one of which the kernel has killed a process for lack of memory (only where
+      RV(containment) is V(systemd)).
   returned: always
   type: str
 cmd:
@@ -378,7 +415,7 @@ results_file:
   returned: always
   type: str
 containment:
-  description: What holds the job's processes together.
+  description: What holds the job's processes together and protects them, V(systemd) or V(process).
   returned: always
   type: str
   sample: process

@@ -158,7 +158,8 @@ signal:
 reason:
   description:
     - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
-      V(unsupervised) of a running one whose keeper was killed.
+      V(unsupervised) of a running one whose keeper was killed, V(oom) of a failed one of which the
+      kernel has killed a process for lack of memory.
   returned: always
   type: str
 cmd:
@@ -250,7 +251,7 @@ results_file:
   returned: always
   type: str
 containment:
-  description: What holds the job's processes together.
+  description: What holds the job's processes together and protects them, V(systemd) or V(process).
   returned: always
   type: str
   sample: process

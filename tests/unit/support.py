@@ -53,6 +53,10 @@ def request(*argv, **changes):
         "spec": None,
         "on_conflict": "fail",
         "rerun": "always",
+        "containment": "process",
+        "memory_max": None,
+        "cpu_quota": None,
+        "tasks_max": None,
     }
     asked.update(changes)
     return asked
@@ -67,10 +71,20 @@ class Launcher:
         self.program = os.path.join(self.store.install_engine("engine", files), "program.py")
         self.jobs = []
 
-    def raw(self, *requests, adopt=(), slots=0, **run):
-        """Launch and adopt, and return the launcher's answers."""
+    def raw(self, *requests, **how):
+        """Launch and adopt, and return the launcher's answers. Parameters are those of reply."""
+        return self.reply(*requests, **how)["jobs"]
+
+    def reply(self, *requests, adopt=(), slots=0, manager="", **run):
+        """Launch and adopt, and return all that the launcher answers."""
         asked = json.dumps(
-            {"async_dir": self.store.path, "jobs": requests, "adopt": adopt, "slots": slots}
+            {
+                "async_dir": self.store.path,
+                "jobs": requests,
+                "adopt": adopt,
+                "slots": slots,
+                "manager": manager,
+            }
         )
         done = subprocess.run(
             [sys.executable, "-I", "-S", self.program],
@@ -80,11 +94,13 @@ class Launcher:
             timeout=PATIENCE,
             **run,
         )
-        answers = json.loads(done.stdout.decode())["jobs"]
+        reply = json.loads(done.stdout.decode())
         self.jobs += [
-            self.store.job(one["record"]["ansible_job_id"]) for one in answers if "record" in one
+            self.store.job(one["record"]["ansible_job_id"])
+            for one in reply["jobs"]
+            if "record" in one
         ]
-        return answers
+        return reply
 
     def __call__(self, *argv, **changes):
         """Launch one command and return its job; raise JobError if it could not be launched."""

@@ -103,6 +103,16 @@ def _progress(value: object) -> bool:
     )
 
 
+def _unit(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and _text(value.get("name"))
+        and isinstance(value.get("limits"), dict)
+        and isinstance(value.get("groups"), list)
+        and all(map(_text, value["groups"]))
+    )
+
+
 def _or_null(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or is_right(value)
 
@@ -163,6 +173,7 @@ _LATER_RULES: Rules = {
     "watchdog": _or_null(_number),
     "reports": _flag,
     "extended": _number,
+    "unit": _or_null(_unit),
 }
 # A job that has never started has no processes.
 _PROCESS_RULES: Rules = {

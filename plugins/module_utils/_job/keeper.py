@@ -12,6 +12,7 @@ import signal
 import time
 
 from . import (
+    cgroup,
     kernel,
     looking,
     output,
@@ -22,6 +23,7 @@ from . import (
     stopping,
     store,
     tree,
+    unit,
 )
 from .errors import JobError
 from .folder import DamagedRecord, Job, MissingRecord, output_error
@@ -70,6 +72,10 @@ class Keeper:
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
+
+    @property
+    def _groups(self) -> list[str]:
+        return unit.groups(self.request)
 
     def open(self, *, to_start: bool) -> None:
         """Open what is needed until the end. Who forks the keeper does it, see ``launcher.SIDE_BY_SIDE``.
@@ -325,11 +331,7 @@ class Keeper:
             if pid == 0:
                 break
             if pid == self.command and self.exited is None:
-                self.exited = {
-                    "status": status,
-                    "epoch": time.time(),
-                    "monotonic": time.monotonic(),
-                }
+                self.exited = runner.ended(status, self._groups)
                 self._note("exit", self.exited)
             elif pid == self.runner:
                 self.runner = 0
@@ -344,13 +346,14 @@ class Keeper:
     def _members(self) -> list[tree.Process]:
         # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is its child.
         parent = [self.runner] if self.runner and self.runner == os.getppid() else []
-        return tree.members(
+        found = tree.members(
             self.job.jid,
             roots=[os.getpid()] if self.subreaper else parent,
             session=self._session,
             spared={os.getpid(), self.runner},
             marked=not self.subreaper,
         )
+        return cgroup.joined(found, self._groups)
 
     def _end_tree(self, state: str, how: Record) -> None:
         """End every process of the job, and note why before the first signal.
@@ -365,6 +368,7 @@ class Keeper:
             grace=how["grace"],
             pause=self._pause,
             kill_at=self._kill_at,
+            at_once=lambda: cgroup.kill(self._groups),
         )
         if left:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
@@ -415,6 +419,7 @@ class Keeper:
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
             self._reap()  # what it had not reaped, if it was killed just now
+        cgroup.remove(self._groups)
 
     def _excerpts(self) -> Record:
         found: Record = {"truncated": False}

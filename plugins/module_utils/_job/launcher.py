@@ -15,13 +15,16 @@ Request, on stdin::
         "cmd": ["/bin/sleep", "15"],    what the record shows of it
         "chdir": null, "env": {}, "stdin": null, "umask": null, "nice": null,
         "timeout": 3600.0, "max_timeout": null, "watchdog": null,
-        "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false}]}
+        "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false,
+        "containment": "auto", "memory_max": null, "cpu_quota": null, "tasks_max": null}],
+     "manager": "/run/systemd/private"}    the socket of the systemd that can give them a unit; null for none
 
 ``"adopt": [jid, ...]`` asks for a new keeper for jobs that have lost theirs, and their runner.
 
 Answer, on stdout, in the same order: ``{"jobs": [{"record": {...}}, {"error": {"msg": ...,
 ...}}]}``, or, where a name said
-that there was nothing to launch, ``{"decision": "attach", "jid": ...}`` (see schema.decide).
+that there was nothing to launch, ``{"decision": "attach", "jid": ...}`` (see schema.decide). ``"no_unit"`` says why
+jobs that wanted a unit did not get one.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import os
 import select
 import sys
 
-from . import looking, schema, stopping
+from . import looking, schema, stopping, unit
 from .errors import JobError
 from .folder import log_loss
 from .keeper import Keeper, adopt
@@ -64,19 +67,27 @@ def main() -> None:
         importlib.import_module(".modules", __package__)
     try:
         store = Store.open(request["async_dir"], create=True)
-        answers = launch_all(store, request["jobs"], inheritance, request.get("slots", 0))
+        enclosure = unit.enclose(request)
+        slots = request.get("slots", 0)
+        answers = launch_all(store, request["jobs"], inheritance, slots, enclosure)
         adopt_all(store, request.get("adopt", []))
     except JobError as error:
         answers = [_error(error)] * len(request["jobs"])
-    json.dump({"jobs": answers}, sys.stdout)
+        enclosure = unit.Unit(None, "")
+    json.dump({"jobs": answers, "no_unit": enclosure.why_not}, sys.stdout)
 
 
 def launch_all(
-    store: Store, requests: list[Record], inheritance: Inheritance, slots: int
+    store: Store,
+    requests: list[Record],
+    inheritance: Inheritance,
+    slots: int,
+    enclosure: unit.Unit,
 ) -> list[Record]:
     """Launch jobs side by side and return each one's answer, in order.
 
     :param slots: how many of them may run at once; the others are queued. 0 for no limit.
+    :param enclosure: what we are in.
     """
     launches: list[Launch] = []
     ready: list[Launch] = []
@@ -91,7 +102,7 @@ def launch_all(
             launch.answer = _without_launch(store, request)
             if launch.answer is None:
                 ahead = [other.jid for other in launches if other.may_be_live()] if slots else []
-                launch.prepare(store, Turn(ahead, slots))
+                launch.prepare(store, Turn(ahead, slots), enclosure)
                 ready.append(launch)
         except OSError as error:
             launch.answer = _error(store.failure(error))
@@ -200,11 +211,12 @@ class Launch:
         """Take the lock of the name, see ``Store.lock_name``."""
         self._fds["name"] = store.lock_name(self.request["name"], wait=wait)
 
-    def prepare(self, store: Store, turn: Turn) -> None:
+    def prepare(self, store: Store, turn: Turn, enclosure: unit.Unit) -> None:
         """Make the job's folder and take its locks: whoever comes later finds it held, however slow its keeper is."""
         jid = self.request.get("jid")
         job = store.job(jid) if jid else store.create_job()
         try:
+            self.request["unit"] = enclosure.place(self.request, job.jid)
             job.furnish(queued=turn.must_wait())
             for role in ("keeper", "turn") if turn.must_wait() else ("keeper",):
                 lock = job.lock(role)

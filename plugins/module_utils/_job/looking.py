@@ -9,7 +9,7 @@ import os
 import select
 import time
 
-from . import output, schema, store, tree
+from . import cgroup, output, schema, store, tree, unit
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord
 
@@ -141,7 +141,9 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         evidence.command = same_boot and tree.is_command(
             private["command"]["pid"], private["command"]["started"]
         )
-        evidence.left = bool(ending and same_boot and tree.marked(job.jid))
+        evidence.left = bool(
+            ending and same_boot and cgroup.joined(tree.marked(job.jid), unit.groups(private))
+        )
         evidence.damaged = schema.FLAW in private or (exited is None and job.spoilt("exit"))
     state, reason = schema.verdict(evidence)
     if state == schema.QUEUED:

@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from . import kernel, reports
+from . import cgroup, kernel, reports, unit
 from .folder import log_loss
 from .schema import COOKIE
 
@@ -128,11 +128,22 @@ def run(
         else os.waitpid(pid, 0)[1]
     )
     if was_born:
-        end = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
+        end = ended(status, unit.groups(request))
         _tell(outfit.report_in, json.dumps(end).encode())
         os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
         job.fill("exit", end)
     os.close(lock)
+
+
+def ended(status: int, groups: list[str]) -> Record:
+    """Return the exit record of a command that has just ended with a wait status.
+
+    :param groups: the job's control groups.
+    """
+    end = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
+    if groups:
+        end["oom"] = cgroup.oom_killed(groups)
+    return end
 
 
 def read_all(fd: int) -> bytes:
@@ -258,6 +269,7 @@ def _become_command(
         for target, source in enumerate(sources):
             os.dup2(source, target)
         addresses = reports.environment(job, request, os.getppid())
+        unit.enter(request)
         if os.read(outfit.gate_out, 1) != b"":
             inheritance.restore()
             if request["chdir"] is not None:
@@ -272,7 +284,9 @@ def _become_command(
             environment = _environment(job.jid, request["env"], addresses)
             os.execvpe(request["argv"][0], request["argv"], environment)
     except OSError as error:
-        told = {"parameter": parameter, "subject": subject}
+        told: Record = {"parameter": parameter, "subject": subject}
+        if isinstance(error, cgroup.Refused):
+            told = {"parameter": error.parameter, "subject": error.subject}
         told.update(errno=error.errno, strerror=error.strerror)
         failure = json.dumps(told).encode()
     except ValueError:

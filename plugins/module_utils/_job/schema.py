@@ -38,11 +38,17 @@ REBOOTED = "rebooted"  # the reason of a job that was lost with the boot in whic
 UNSUPERVISED = "unsupervised"  # the reason of a running job that has lost its keeper
 DAMAGED = "record damaged"  # the reason of a verdict that had to do without a record
 WATCHDOG = "watchdog"  # the reason of a job that was ended because it gave no sign of life
+OOM = "oom"  # the reason of a failed job of which the kernel killed a process for lack of memory
 NOT_STARTED = "not started"  # the reason of a failed job whose turn came, but whose command could not be exec'ed
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
 REQUESTER = ("via", "user", "login", "controller_user", "controller")  # see requester()
 REQUESTER_LIMIT = 64  # characters of each
+
+AUTO = "auto"  # the values of the parameter containment
+SYSTEMD = "systemd"
+PROCESS = "process"
+LIMITS = ("cpu_quota", "memory_max", "tasks_max")  # the parameters that need a unit, see cgroup
 
 STREAMS = ("stdout", "stderr")
 PROGRESS = "progress"  # the slot of what a command has reported of itself
@@ -50,7 +56,7 @@ TAIL_BYTES = 4096  # what `output: tail` shows of each stream
 # Parts of a specification that may be shown; the others are kept and compared as keyed digests.
 SHOWN_SPEC = (
     *("chdir", "timeout", "max_timeout", "watchdog", "grace", "stop_signal", "umask", "nice"),
-    "output_limit",
+    *("output_limit", *LIMITS),
 )
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
 HIDDEN = "hidden: this job was launched with no_log"
@@ -302,6 +308,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
             "output_limit": request["output_limit"],
             "spec": request["spec"],
             "rerun": request["rerun"],
+            "unit": place.get("unit"),
             "keeper": place["keeper"],
             "runner": 0,
             "command": {"pid": 0, "started": 0},
@@ -410,7 +417,7 @@ def finish(
     """Return the final form of a record.
 
     :param state: a finished state, or ``exited`` for "as the exit record says".
-    :param exited: the exit record (``status``, ``epoch``, ``monotonic``), if there is one.
+    :param exited: the exit record (``status``, ``epoch``, ``monotonic``, ``oom``), if there is one.
     :param ending: why and how somebody of ours ended the job, if somebody did (``state``,
         ``reason``, ``signal``, ``survivors``, ``by``), or why it never began, see :func:`not_started`, or
         :func:`shut_down`.
@@ -419,6 +426,8 @@ def finish(
     final = dict(record, finished=True, changed=True, elapsed=None)
     if exited is not None:
         state, final["rc"], final["signal"] = exit_outcome(exited["status"])
+        if state == FAILED and exited.get("oom"):
+            reason = OOM
         elapsed = max(0.0, exited["monotonic"] - private["monotonic"])
         final.update(
             end=timestamp(private["epoch"] + elapsed),
@@ -476,6 +485,11 @@ def message(job: Record) -> str:
         failure = "%s was killed by %s (rc %s)" % (who, job["signal"], rc)
     elif job["reason"] == NOT_STARTED:
         failure = "%s could not be started" % who
+    if job["reason"] == OOM:
+        failure += "; the kernel has killed a process of it for lack of memory"
+        limits = (job.get(PRIVATE, {}).get("unit") or {}).get("limits") or {}
+        if "memory_max" in limits:
+            failure += ", of which it may have memory_max=%s bytes" % limits["memory_max"]
     why = {
         SUCCEEDED: "%s succeeded" % who,
         FAILED: failure,

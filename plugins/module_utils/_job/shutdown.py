@@ -9,11 +9,12 @@ import os
 import select
 import signal
 
+from . import store
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterable
 
-MANAGER = "/run/systemd/system"  # is there if systemd is the service manager (sd_booted(3))
 ANSWER = 2.0  # seconds that systemctl may need
 # What a shutdown sends: systemd, by systemd.kill(5), and others before it.
 SENT = (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
@@ -37,7 +38,7 @@ def is_under_way() -> bool:
 
     This starts a process, so it is for those who have a reason to ask.
     """
-    if not os.path.isdir(MANAGER):
+    if not store.runs_systemd():
         return False
     try:
         answer_out, answer_in = os.pipe()

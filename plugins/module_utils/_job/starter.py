@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from . import reports, runner, schema, store, tree
+from . import cgroup, reports, runner, schema, store, tree, unit
 from .errors import JobError
 from .folder import Job
 
@@ -151,6 +151,7 @@ class Starter:
                 self._job.store.forget_latest(self._request["name"], self._job.jid)
             except OSError:
                 pass  # a full disk: a name that means a job which is not there means the one before it
+        cgroup.remove(unit.groups(self._request))
         self._job.remove()
 
     def _new_record(self, keeper: int) -> Record:
@@ -160,7 +161,8 @@ class Starter:
             "boot_id": store.boot_id(),
             "machine": store.machine(),
             "user": store.user_name(os.geteuid()),
-            "containment": "process",
+            "containment": schema.SYSTEMD if self._request.get("unit") else schema.PROCESS,
+            "unit": self._request.get("unit"),
             "keeper": keeper,
             "reports": reports.address(self._job, 0) is not None,
             "results_file": self._job.results_file,

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from . import looking, schema, tree
+from . import cgroup, looking, schema, tree, unit
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord
 
@@ -68,7 +68,7 @@ class Stop:
         except (
             FileNotFoundError
         ):  # somebody has removed the job's folder, and its keeper cannot be asked
-            self._end_marked([])
+            self._end_marked([], [])
 
     def unanswered(self) -> JobError:
         """Return what to tell when the time is over and the job has not finished."""
@@ -101,7 +101,8 @@ class Stop:
             ending: Record = {**self._how, "state": schema.STOPPED, "survivors": []}
             self._note(ending)
             private = record[schema.PRIVATE]
-            left = self._end_marked([private["runner"]] if self.job.is_held("runner") else [])
+            runner = [private["runner"]] if self.job.is_held("runner") else []
+            left = self._end_marked(runner, unit.groups(private))
             ending["survivors"] = [one.described() for one in left]
             self._note(ending)  # for the next look, if the disk refuses the final record
             final = looking.reported(self.job, record)
@@ -115,7 +116,7 @@ class Stop:
         except OSError:  # the disk is broken, or the folder has been removed: every look comes to a verdict by itself
             pass
         except DamagedRecord:  # nothing tells more than the mark
-            self._end_marked([])
+            self._end_marked([], [])
         except MissingRecord:  # cleaned up at this moment: it had finished
             pass
         finally:
@@ -127,21 +128,28 @@ class Stop:
         except OSError:
             pass  # the disk is broken: the final record is the next chance to say it
 
-    def _end_marked(self, runner: list[int]) -> list[tree.Process]:
-        """End what carries the job's mark, or descends from its runner; return what survives."""
+    def _end_marked(self, runner: list[int], groups: list[str]) -> list[tree.Process]:
+        """End what carries the job's mark, descends from its runner, or is in its groups; return what survives."""
 
         def find() -> list[tree.Process]:
             spared = {os.getpid(), *runner}
-            return tree.members(
+            found = tree.members(
                 self.job.jid, roots=runner, session=None, spared=spared, marked=True
             )
+            return cgroup.joined(found, groups)
 
         def pause(seconds: float) -> bool:
             time.sleep(seconds)
             return True
 
         how = self._how
-        return tree.end(find, number=how["signal"], grace=how["grace"], pause=pause)
+        return tree.end(
+            find,
+            number=how["signal"],
+            grace=how["grace"],
+            pause=pause,
+            at_once=lambda: cgroup.kill(groups),
+        )
 
 
 def stop(job: Job, *, number: int, grace: float, reason: str, by: Record | None = None) -> Record:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .schema import Record
 
 
+BOOTED = "/run/systemd/system"  # is there if, and only if, systemd is PID 1 (sd_booted(3))
 PRIVATE_DIR = ".durable"
 KEY_BYTES = 32
 PRUNED = "pruned"  # its time says when a launch is to look again for jobs that may go
@@ -65,6 +66,11 @@ def machine() -> Record:
     except OSError:
         known = ""
     return {"id": known, "name": os.uname().nodename}
+
+
+def runs_systemd() -> bool:
+    """Tell whether systemd is PID 1 of this machine."""
+    return os.path.isdir(BOOTED)
 
 
 class Store:

@@ -181,17 +181,21 @@ def end(
     grace: float,
     pause: Callable[[float], bool],
     kill_at: Callable[[], float] | None = None,
+    at_once: Callable[[], None] | None = None,
 ) -> list[Process]:
     """End processes: the signal, ``grace`` seconds, SIGKILL; and see that they are gone.
 
     :param find: returns the living members at any moment; those that appear meanwhile get the signal too.
     :param pause: sleeps for at most so many seconds and tells whether the job has ended.
     :param kill_at: tells when the grace is over all the same (monotonic clock): somebody may come who cannot wait.
+    :param at_once: kills all members in one step, where there is such a thing, before they are killed one by one.
     :return: who is still alive KILL_PATIENCE seconds after the first SIGKILL.
     """
     until = time.monotonic() + grace
     first = (lambda: until) if kill_at is None else (lambda: min(until, kill_at()))
     _sweep(find, (number, signal.SIGCONT), first, pause, again=False)
+    if at_once is not None:
+        at_once()
     last = time.monotonic() + KILL_PATIENCE
     return _sweep(find, (signal.SIGKILL,), lambda: last, pause, again=True)
 

@@ -27,6 +27,7 @@ def test_what_is_asked_for_is_compared_and_nothing_else():
         {"chdir": "/"}, {"env": {"A": "1"}}, {"stdin": "x"}, {"timeout": 1}, {"max_timeout": 99},
         {"watchdog": 1}, {"grace": 1}, {"umask": 1},
         {"nice": 1}, {"output_limit": 1}, {"stop_signal": 2},
+        {"memory_max": 1}, {"cpu_quota": 1}, {"tasks_max": 1},
     ):  # fmt: skip
         assert spec(**change) != spec(), change
     assert spec("sleep", "61") != spec()
