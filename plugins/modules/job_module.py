@@ -108,14 +108,25 @@ options:
     default: 67108864
   containment:
     description:
-      - What holds the job's processes together and protects them.
-      - V(process) is a session of its own whose keeper adopts every orphan.
-      - V(auto) takes the best that the target has.
+      - What holds the job's processes together and protects them. See O(durable.jobs.job_start#module:containment).
     type: str
     default: auto
     choices:
       - auto
+      - systemd
       - process
+  memory_max:
+    description:
+      - How much memory the job may use, in bytes or with a unit such as V(512M). See O(durable.jobs.job_start#module:memory_max).
+    type: str
+  cpu_quota:
+    description:
+      - How much processor time the job may use, in percent of one processor. See O(durable.jobs.job_start#module:cpu_quota).
+    type: str
+  tasks_max:
+    description:
+      - How many processes and threads the job may have at once. See O(durable.jobs.job_start#module:tasks_max).
+    type: int
   name:
     description:
       - A name for this work. While a job of that name is live in the async dir, launching it again
@@ -283,7 +294,8 @@ signal:
 reason:
   description:
     - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
-      V(unsupervised) of a running one whose keeper was killed.
+      V(unsupervised) of a running one whose keeper was killed, V(oom) of a failed one of which the
+      kernel has killed a process for lack of memory.
   returned: always
   type: str
 cmd:
@@ -374,7 +386,7 @@ results_file:
   returned: always
   type: str
 containment:
-  description: What holds the job's processes together.
+  description: What holds the job's processes together and protects them, V(systemd) or V(process).
   returned: always
   type: str
   sample: process
