@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .schema import Record
 
 SYSTEMD = "org.freedesktop.systemd1"
-KEEPERS = "keepers"
+HALVES = ("keepers", "work")  # of a unit: our own processes, and the groups of the jobs
+TRIES = 32
 # What systemd may not know yet, with the version that does. One by one they are left out until it agrees.
 _SINCE_236 = ("CollectMode", ("s", "inactive-or-failed"))  # a failed unit would stay
 _UNKNOWN = ("org.freedesktop.DBus.Error.PropertyReadOnly", "org.freedesktop.DBus.Error.InvalidArgs")
@@ -125,16 +126,39 @@ def _delegate(pid: int, groups: dict[str, str], wanted: list[str]) -> list[str]:
     """Let jobs have groups below ours, and return the controllers that can limit them.
 
     A group of version 2 whose groups have limits may not have processes itself.
+
+    :param groups: is changed where the jobs' groups must lie deeper.
     """
     usable = [name for hierarchy in groups for name in hierarchy.split(",") if name]
     if "" in groups:
-        keepers = "%s/%s" % (groups[""], KEEPERS)
-        os.mkdir(keepers, 0o755)
+        above = groups[""]
+        keepers, groups[""] = halves(above)
         cgroup.write(keepers + "/cgroup.procs", str(pid))
         for name in wanted:
             try:
-                cgroup.write(groups[""] + "/cgroup.subtree_control", "+" + name)
+                for group in (above, groups[""]):
+                    cgroup.write(group + "/cgroup.subtree_control", "+" + name)
                 usable.append(name)
             except OSError:  # not there, or not ours to use
                 pass
     return usable
+
+
+def halves(unit: str) -> tuple[str, str]:
+    """Make the two groups in a unit's, see HALVES, so that the kernel lists that of the keepers first.
+
+    systemd signals what is in a unit in that order. At a shutdown a keeper must have its SIGTERM before the command has
+    its own: a command that answers it with exit 0 must not pass for one that has done its work. The kernel orders names
+    by a hash of them, so some are tried.
+    """
+    made: list[str] = []
+    for number in range(TRIES):
+        for path in made:
+            os.rmdir(path)
+        made = ["%s/%s%s" % (unit, half, number or "") for half in HALVES]
+        for path in made:
+            os.mkdir(path, 0o755)
+        order = os.listdir(unit)
+        if order.index(os.path.basename(made[0])) < order.index(os.path.basename(made[1])):
+            break
+    return made[0], made[1]

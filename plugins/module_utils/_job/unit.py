@@ -8,7 +8,7 @@ unit's control group over to us (``Delegate``), and each job makes its own in it
 
     <slice>/durable-<launcher>.scope/
         keepers          launcher, keepers, runners
-        <jid>            the command, all that it starts, and its limits
+        work/<jid>       the command, all that it starts, and its limits
 
 One call to systemd serves any number of jobs. The unit ends with the last process in it and leaves nothing behind,
 whatever became of the jobs.

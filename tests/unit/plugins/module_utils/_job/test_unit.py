@@ -9,7 +9,12 @@ import os
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import cgroup, schema, unit
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    cgroup,
+    schema,
+    systemd,
+    unit,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.support import request
 
@@ -82,6 +87,28 @@ def test_groups_that_cannot_be_made_fail_the_launch(tmp_path):
     with pytest.raises(cgroup.Refused) as refused:
         cgroup.enter([str(tmp_path / "j1.1")], {"tasks_max": 5})
     assert (refused.value.parameter, refused.value.subject) == ("tasks_max", "5")
+
+
+@pytest.fixture
+def unified_group():
+    """A control group of version 2, removed at the end."""
+    for _root, point in systemd._mounted(""):
+        path = os.path.join(point, "durable-test-%d" % os.getpid())
+        try:
+            os.mkdir(path)
+        except OSError:
+            break
+        yield path
+        cgroup.remove([path])
+        return
+    pytest.skip("needs a hierarchy of version 2 in which this user may make control groups")
+
+
+def test_keepers_are_signalled_before_commands(unified_group):
+    halves = systemd.halves(unified_group)
+    listed = [entry.path for entry in os.scandir(unified_group) if entry.is_dir()]
+    assert listed == list(halves)
+    assert os.path.basename(halves[0]).startswith("keepers")
 
 
 def finished(status, *, limits=None, ending=None, **exited):
