@@ -14,12 +14,13 @@ browser       := collection browser
 collection    := collection
 demo          := collection demo
 bench         := collection bench
-test-matrix   := collection worker pairs suite sanity-core
+test-matrix   := collection worker pairs suite core-async sanity-core
 test-edges    := $(test-matrix)
 test-faults   := collection faults
 test-machines := collection machines
+test-async    := collection core-async
 
-.PHONY: help test demo collection test-matrix test-edges test-faults test-machines bench lint unit browser format clean
+.PHONY: help test demo collection test-matrix test-edges test-async test-faults test-machines bench lint unit browser format clean
 .SECONDARY:
 
 help: ## this list
@@ -31,6 +32,7 @@ test-matrix: .nox/ready-test-matrix ## every ansible-core and every Python that 
 test-edges: .nox/ready-test-edges ## of that, the oldest and the newest, as CI does
 test-faults: .nox/ready-test-faults ## what happens when processes, disks and machines die
 test-machines: .nox/ready-test-machines ## real machines: systemd, reboots, sudo, cut connections; as root
+test-async: .nox/ready-test-async ## ansible-core's own tests of async, fetched, on durable jobs
 bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmarks.md
 lint: .nox/ready-lint ## only the linters
 unit: .nox/ready-unit ## only the unit tests
@@ -39,7 +41,7 @@ browser: .nox/ready-browser ## only the pages, in a headless chromium
 # The formatters only check where CI is true. --no-install: see below. With ARGS, arguments reach
 # the tool: make unit ARGS="tests/unit -k names", make bench ARGS=--quick.
 NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
-test demo collection test-faults test-machines bench lint unit browser:
+test demo collection test-faults test-machines test-async bench lint unit browser:
 	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@) $(if $(ARGS),-- $(ARGS))
 test-edges: export DURABLE_JOBS_MATRIX = edges
 test-matrix test-edges:

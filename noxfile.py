@@ -261,6 +261,20 @@ def suite(session: nox.Session, core: str) -> None:
         run_ansible_test(session, "integration", "--allow-destructive", *targets)
 
 
+@nox.session(name="core-async")
+@nox.parametrize("python,core", [pair for pair in CORE_PAIRS if pair[0] in PYTHONS])
+def core_async(session: nox.Session, core: str) -> None:
+    """Matrix: the tests of async that every ansible-core comes with, on durable jobs (`-- builtin`: without)."""
+    tool = str(ROOT / "tests" / "tools" / "core_targets.py")
+    targets = str(pathlib.Path(session.virtualenv.location, "targets").absolute())
+    # setuptools: without it, pip would make an environment to look at the source distribution.
+    session.install(core_package(core), "setuptools")
+    session.run_install("python", tool, "fetch", targets)
+    library = [] if session.posargs == ["builtin"] else [str(COLLECTION / "plugins" / "keyword")]
+    with matrix_grid.cells(f"async from {core}", [str(session.python)]):
+        session.run("python", tool, "run", targets, str(TREE), *library)
+
+
 @nox.session(name="sanity-core")
 @nox.parametrize("python,core", [pair for pair in OTHER_PAIRS if pair[0] in PYTHONS])
 def sanity_core(session: nox.Session, core: str) -> None:
@@ -276,6 +290,7 @@ def grid(session: nox.Session) -> None:
     wanted = {"worker": WORKER_PYTHONS}
     wanted.update({f"smoke from {core}": TARGETS[core] for _python, core in CORE_PAIRS})
     wanted.update({f"integration from {core}": [python] for python, core in OTHER_PAIRS})
+    wanted.update({f"async from {core}": [python] for python, core in CORE_PAIRS})
     wanted.update({f"sanity of {core}": [python] for python, core in OTHER_PAIRS})
     page = None if EDGES else ROOT / "docs" / "compatibility.md"
     if not matrix_grid.show(wanted, PYTHONS, page):

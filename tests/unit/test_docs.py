@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_every_playbook_of_the_readme_is_part_of_an_example_that_the_tests_run(block):
     examples = [path.read_text(encoding="utf-8") for path in (ROOT / "docs/examples").glob("*.yml")]
     assert any(block in text for text in examples), block
+
+
+def blocks(guide):
+    """Return the playbooks, and the settings, that a guide shows."""
+    text = (ROOT / "docs" / "docsite" / "rst" / guide).read_text(encoding="utf-8")
+    found = re.findall(r"\.\. code-block:: (?:yaml\+jinja|text)\n\n((?:    .*\n|\n)+)", text)
+    return [textwrap.dedent(block).strip() for block in found]
+
+
+@pytest.mark.parametrize("block", blocks("guide_from_async.rst"))
+def test_what_the_guide_for_those_who_come_from_async_shows_is_what_the_tests_run(block):
+    folder = ROOT / "docs" / "examples" / "from_async"
+    assert any(block in path.read_text(encoding="utf-8") for path in folder.iterdir()), block
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

@@ -175,6 +175,10 @@ _LATER_RULES: Rules = {
     "extended": _number,
     "unit": _or_null(_unit),
 }
+# Of a job that was launched by the keyword `async`.
+_KEYWORD_RULES: Rules = {
+    "keyword": lambda value: isinstance(value, dict) and _flag(value.get("check_mode"))
+}
 # A job that has never started has no processes.
 _PROCESS_RULES: Rules = {
     "keeper": _integer,
@@ -230,9 +234,10 @@ def record_flaw(jid: str, record: object) -> str | None:
     module = _MODULE_RULES if "module" in record else {}
     merged = _MERGED_RULES if "merged" in private else {}
     later = {key: is_right for key, is_right in _LATER_RULES.items() if key in private}
+    keyword = _KEYWORD_RULES if "keyword" in private else {}
     return (
         _flaw(record, dict(_RECORD_RULES, **module))
-        or _flaw(private, dict(_PRIVATE_RULES, **processes, **merged, **later))
+        or _flaw(private, dict(_PRIVATE_RULES, **processes, **merged, **later, **keyword))
         or next(_contradictions(jid, record), None)
     )
 

@@ -8,6 +8,7 @@ Request, on stdin::
     {"async_dir": "/home/me/.ansible_async", "jobs": [{
         "argv": ["/bin/sleep", "15"],   what is exec'ed
         "module": null,                 the name of the module of Ansible that it is
+        "keyword": null,                {"check_mode": false}, of a job that the keyword `async` launches
         "jid": null,                    of a job whose folder the caller has made; he removes it if it is not needed
         "parameter": "cmd",             which parameter that came from
         "name": null, "spec": null, "on_conflict": "fail", "rerun": "always",    see schema.decide

@@ -112,6 +112,23 @@ def parse(text: str) -> tuple[Record, list[str]]:
     return result, junk
 
 
+def result(job: Job) -> tuple[Record, list[str]]:
+    """Return what a finished module has written as its result; see :func:`parse`."""
+    return parse(_whole_output(job))
+
+
+def errors(job: Job) -> str:
+    """Return what a module has written to its standard error, to the letter."""
+    try:
+        fd = job.open_stream("stderr", os.O_RDONLY)
+    except (OSError, JobError):
+        return ""
+    try:
+        return os.pread(fd, schema.EMBED_LIMIT, 0).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+
+
 def _adopt(told: Record, own: Record, exited: Record | None) -> None:
     """Take over a module's result: what it shares with a job, what a job does not know, and all of it in one place."""
     own = {key: value for key, value in own.items() if not key.startswith("_ansible_")}

@@ -262,6 +262,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
     """
     hidden = request["no_log"]
     module = {"module": request["module"]} if request.get("module") else {}
+    keyword = {"keyword": request["keyword"]} if request.get("keyword") else {}
     return {
         **module,
         "ansible_job_id": jid,
@@ -294,6 +295,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
         "user": place["user"],
         "progress": None,
         PRIVATE: {
+            **keyword,
             "version": VERSION,
             "no_log": hidden,
             "boot_id": place["boot_id"],

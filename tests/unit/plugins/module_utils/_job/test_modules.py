@@ -17,6 +17,7 @@ from ansible_collections.durable.jobs.plugins.module_utils import _staging
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     flaws,
     looking,
+    modules,
     schema,
     stopping,
 )
@@ -318,6 +319,27 @@ def test_a_record_without_room_is_completed_by_its_reader(module):
     seen = looking.look(job)
     assert (seen["stdout"], seen["facts"], seen["changed"]) == (own["stdout"], own["facts"], True)
     assert seen["module_result"]["facts"] == own["facts"]
+
+
+# -- the keyword async ------------------------------------------------------------------------------------------------
+
+
+def test_what_it_returned_is_read_anew_whatever_the_record_hides(module):
+    own = {"changed": True, "secret": "hush", "started": False, "finished": 0}
+    record = module.result(own, r"sys.stderr.write('to stderr\n')", no_log=True)
+    assert "hush" not in json.dumps(record)
+    job = module.launcher.jobs[-1]
+    assert modules.result(job) == (own, [])
+    assert modules.errors(job) == "to stderr\n"
+
+
+def test_a_job_of_the_keyword_is_known_by_its_record(module):
+    record = module.result({}, keyword={"check_mode": True})
+    assert record["durable_jobs"]["keyword"] == {"check_mode": True}
+    for wrong in (None, True, {}, {"check_mode": "no"}):
+        record["durable_jobs"]["keyword"] = wrong
+        flaw = flaws.record_flaw(record["ansible_job_id"], record)
+        assert flaw == "it has an impossible keyword"
 
 
 # -- its files --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,146 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Launch a module as a durable job, in place of the module of that name with which ansible-core carries out ``async``.
+
+It is found where ``DEFAULT_MODULE_PATH`` names this folder. Beside this, nothing of ansible-core is replaced: it makes
+its temporary folder, transfers the module and this one there, and runs this one with words on the command line::
+
+    async_wrapper JID LIMIT MODULE ARGS|_ [-preserve_tmp]                  ansible-core before 2.21
+    async_wrapper JID LIMIT PRESERVE_TMP MODULE [INTERPRETER] MODULE [ARGS]    since 2.21; PRESERVE_TMP is true or false
+
+The jid is our own, as it must be unique in the async dir.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+
+from ansible import __version__ as core_version
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.durable.jobs.plugins.module_utils._job import store
+from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
+from ansible_collections.durable.jobs.plugins.module_utils._launch import (
+    JOB_SPEC,
+    build_request,
+    launch,
+    outcome,
+)
+from ansible_collections.durable.jobs.plugins.module_utils._staging import stage_files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ansible_collections.durable.jobs.plugins.module_utils._job.schema import Record
+
+# Seconds from SIGTERM to SIGKILL. ansible-core kills at once; its last poll is not to be long after the limit.
+GRACE = 2
+# What ansible-core has put into the module, or into the file of its arguments: as JSON, or as words.
+_FLAG = rb'_ansible_%s(": true|=True)'
+
+
+class Order:
+    """What the words on the command line ask for.
+
+    :param words: the words, without our own name.
+    :raises JobError: these are not the words of an ansible-core that we know.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        if len(words) < 4:
+            raise JobError(
+                "async_wrapper is run by ansible-core for the keyword async, and by nobody else"
+            )
+        self.limit = float(words[1])
+        if words[2] in ("true", "false"):
+            self.path, rest = words[3], words[4:]
+            self.args = rest[-1] if rest and rest[-1] != self.path else None
+            keeps = words[2] == "true"
+        else:
+            self.path = words[2]
+            self.args = None if words[3] == "_" else words[3]
+            keeps = words[4:5] == ["-preserve_tmp"] or "-tmp-" not in os.path.dirname(self.path)
+        self.tmpdir = os.path.dirname(self.path)
+        self.keeps_tmpdir = keeps
+        name = os.path.splitext(os.path.basename(self.path))[0]
+        self.module = name[10:] if name.startswith("AnsiballZ_") else name
+
+    def has_flag(self, name: str) -> bool:
+        """Tell whether ansible-core has told the module so: ``no_log``, ``check_mode``."""
+        flag = re.compile(_FLAG % name.encode())
+        for path in (self.path, self.args):
+            if path is not None:
+                with open(path, "rb") as source:
+                    if flag.search(source.read()):
+                        return True
+        return False
+
+
+def async_dir() -> str:
+    """Return the path of the async dir.
+
+    ``~`` is the home in the user database, whatever HOME says: ansible-core's async_status looks there.
+    """
+    path = os.path.expandvars(os.environ.get("ANSIBLE_ASYNC_DIR") or "~/.ansible_async")
+    if path == "~" or path.startswith("~/"):
+        known = os.path.expanduser("~" + store.user_name(os.geteuid()))
+        path = path if known.startswith("~") else known + path[1:]
+    return os.path.expanduser(path)
+
+
+def run(module: AnsibleModule, order: Order) -> Record:
+    """Launch the module and return the result that ansible-core expects. :raises JobError: it could not be launched."""
+    where = Store.open(async_dir(), create=True)
+    try:
+        no_log, check_mode = order.has_flag("no_log"), order.has_flag("check_mode")
+        staged = stage_files(
+            where, module=order.module, path=order.path, args=order.args, tmpdir=order.tmpdir
+        )
+    except OSError as error:
+        raise where.failure(error) from None
+    try:
+        params: dict[str, Any] = {name: spec.get("default") for name, spec in JOB_SPEC.items()}
+        params.update(argv=staged.argv, timeout=order.limit, grace=GRACE, output_limit=0)
+        request = build_request(params, no_log=no_log)
+        request.update(staged.keys, keyword={"check_mode": check_mode})
+        answer = launch(module, where, [request])[0]
+    except JobError:
+        staged.discard()
+        raise
+    staged.settle(answer)
+    return outcome(where, request, answer)
+
+
+def main() -> None:
+    """Run the module: words in, one JSON result out."""
+    module = AnsibleModule(argument_spec={})
+    told: Record
+    try:
+        order = Order(sys.argv[1:])
+        try:
+            job = run(module, order)
+        finally:
+            if not order.keeps_tmpdir:
+                shutil.rmtree(order.tmpdir, ignore_errors=True)
+        told = {name: job[name] for name in ("failed", "ansible_job_id", "results_file")}
+        told.update(started=True, finished=False)
+        if core_version.startswith(("2.17.", "2.18.")):
+            told.update(started=1, finished=0)
+        # The controller forgets the folder in any case: it belongs to us.
+        told["_ansible_suppress_tmpdir_delete"] = not order.keeps_tmpdir
+    except JobError as error:
+        told = dict(error.details, failed=True, msg=error.msg)
+    # As it is: exit_json would add an invocation without arguments.
+    sys.stdout.write("\n%s\n" % json.dumps(told))
+    raise SystemExit(1 if told["failed"] else 0)
+
+
+if __name__ == "__main__":
+    main()
