@@ -4,11 +4,10 @@
 """Real machines for the molecule scenarios: Debian with systemd, logind, sshd and sudo, in systemd-nspawn.
 
 Each machine, and the ssh that reaches it, has a network namespace of its own; a cable (veth) joins the two. So nothing
-of the network of whoever runs this is used, and a cable can be pulled. Needs root.
+of the network of whoever runs this is used. Needs root.
 
     machines.py create             make and boot what is not there yet; print how to reach it, or why it cannot be
     machines.py power NAME off|on  pull the plug of a machine, or switch it on
-    machines.py cable NAME out|in  pull its network cable, or plug it in
     machines.py destroy            switch off and remove all; the installed packages are kept for the next time
 """
 
@@ -250,10 +249,6 @@ class Machine:
             time.sleep(0.02)
         run("ip", "netns", "delete", self._id)
 
-    def cable(self, state: str) -> None:
-        """Pull its cable, or plug it in. It is its own end that goes: ours would tell ssh at once."""
-        run("ip", "-n", self._id, "link", "set", "eth0", {"out": "down", "in": "up"}[state])
-
     def host_key(self) -> str:
         """Return its public key."""
         return (self.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text(encoding="utf-8")
@@ -308,6 +303,7 @@ class Machine:
             *("--console=pipe", "--link-journal=no", "--resolv-conf=off", "--timezone=off"),
             *(f"--machine={self._id}", f"--hostname={self.name}", f"--directory={self.root}"),
             f"--network-namespace-path=/run/netns/{self._id}",
+            "--capability=CAP_NET_ADMIN",  # its own network is its to take down
         ]
 
     def _environment(self) -> dict[str, str]:
@@ -442,8 +438,8 @@ def main(words: list[str]) -> None:
         lab.destroy()
     elif verb == "supervise":
         lab.machine(rest[0]).supervise()
-    elif verb in ("power", "cable"):
-        getattr(lab.machine(rest[0]), verb)(rest[1])
+    elif verb == "power":
+        lab.machine(rest[0]).power(rest[1])
     else:
         sys.exit(__doc__)
 
