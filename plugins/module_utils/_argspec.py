@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from ansible.module_utils.basic import AnsibleModule
@@ -16,9 +17,11 @@ from ._job.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     from ._job.folder import Job
+    from ._job.schema import Record
+    from ._waiting import Waiter
 
 ASYNC_DIR_SPEC: dict[str, Any] = {
     "async_dir": {"type": "path"}
@@ -29,6 +32,30 @@ NO_LOGIN = 2**32 - 1  # what /proc/self/loginuid says of a session that nobody h
 # Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
 UNSHOWN = ("env", "stdin", "args")
 
+_to_close: list[Store | Waiter] = []
+
+
+def letting_go(run: Callable[[AnsibleModule], Record]) -> Callable[[AnsibleModule], Record]:
+    """Have all that a run of a module opens closed at its end.
+
+    Its process would end anyhow, but under mitogen's strategy one interpreter runs many modules.
+    """
+
+    @functools.wraps(run)
+    def wrapped(module: AnsibleModule) -> Record:
+        try:
+            return run(module)
+        finally:
+            while _to_close:
+                _to_close.pop().close()
+
+    return wrapped
+
+
+def close_at_end(what: Store | Waiter) -> None:
+    """Have something closed at the end of a run, see :func:`letting_go`."""
+    _to_close.append(what)
+
 
 def open_store(module: AnsibleModule, *, create: bool) -> Store:
     """Resolve the async dir, here on the target and nowhere else, and open it.
@@ -36,7 +63,10 @@ def open_store(module: AnsibleModule, *, create: bool) -> Store:
     :raises FileNotFoundError: it is not there, and ``create`` is false.
     :raises JobError: it cannot be used; the message says why and as whom.
     """
-    return Store.open(async_dir(module), create=create)
+    where = Store.open(async_dir(module), create=create)
+    where.open_jobs = set()
+    close_at_end(where)
+    return where
 
 
 def async_dir(module: AnsibleModule) -> str:

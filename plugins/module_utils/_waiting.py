@@ -109,6 +109,10 @@ class Waiter:
             if self._look_again(sorted({*rung, *self._marks.moved(running)})):
                 until = min(until, time.monotonic() + gather)
 
+    def close(self) -> None:
+        """Let go of all bells."""
+        self._bells.close()
+
     def chosen(self, is_meant: Callable[[Record], bool]) -> dict[int, Job]:
         """Return the jobs whose dictionaries are such, by their place."""
         return {
@@ -243,7 +247,7 @@ class _Bells:
         self._poll = select.poll()
         self._numbers: dict[int, int] = {}  # by descriptor
         self._hung: dict[int, int] = {}  # descriptors, by number
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = len(jobs) + 2 * SPARE_DESCRIPTORS
         if soft < wanted:
             soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
@@ -281,6 +285,12 @@ class _Bells:
             del self._numbers[fd]
             self._poll.unregister(fd)
             os.close(fd)
+
+    def close(self) -> None:
+        """Let go of all bells, and of the room that was made for them."""
+        for number in list(self._hung):
+            self.take_down(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
 
 
 def _find(where: Store | None, reference: Reference) -> Job | None:

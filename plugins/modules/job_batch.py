@@ -207,7 +207,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import UnsupportedError
 
-from ..module_utils._argspec import ASYNC_DIR_SPEC, open_store, unshown_invocation
+from ..module_utils._argspec import ASYNC_DIR_SPEC, letting_go, open_store, unshown_invocation
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.folder import MissingRecord
@@ -242,6 +242,7 @@ SHARED_SPEC = {
 }
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """Launch what the parameters ask for and return the result."""
     if module.params["slots"] < 0:

@@ -143,7 +143,14 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store, why_absent
+from ..module_utils._argspec import (
+    ASYNC_DIR_SPEC,
+    async_dir,
+    check_range,
+    letting_go,
+    open_store,
+    why_absent,
+)
 from ..module_utils._job import schema, store, way
 from ..module_utils._job.errors import JobError
 from ..module_utils._listing import Listing
@@ -155,6 +162,7 @@ if TYPE_CHECKING:
 OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """List the jobs and return the result."""
     params = module.params

@@ -413,7 +413,7 @@ survivors:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._argspec import open_store, unshown_invocation
+from ..module_utils._argspec import letting_go, open_store, unshown_invocation
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.folder import MissingRecord
 from ..module_utils._launch import (
@@ -435,6 +435,7 @@ if TYPE_CHECKING:
     from ..module_utils._job.store import Store
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """Launch the module that the action plugin has prepared and return the result."""
     part = module.params["_part"]

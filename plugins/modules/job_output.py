@@ -189,6 +189,7 @@ from ..module_utils._argspec import (
     async_dir,
     check_range,
     given_job,
+    letting_go,
     why_absent,
 )
 from ..module_utils._job import schema, store
@@ -206,6 +207,7 @@ FOLLOWING = (
 )
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """Read a piece and return the result."""
     params = module.params

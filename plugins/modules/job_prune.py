@@ -119,7 +119,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store
+from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, letting_go, open_store
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
 from ..module_utils._pruning import Pruning
@@ -134,6 +134,7 @@ STATES = [state for state in schema.STATES if state in schema.FINISHED_STATES]
 NAMED = 20  # jobs that a message names
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """Remove what the parameters mean and return the result."""
     params = module.params

@@ -458,7 +458,7 @@ survivors:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._argspec import open_store, unshown_invocation
+from ..module_utils._argspec import letting_go, open_store, unshown_invocation
 from ..module_utils._job.errors import JobError
 from ..module_utils._launch import (
     JOB_SPEC,
@@ -478,6 +478,7 @@ if TYPE_CHECKING:
     from ..module_utils._job.store import Store
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """Launch what the parameters ask for and return the result."""
     request = build_request(module.params, no_log=module.no_log)

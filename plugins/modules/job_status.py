@@ -286,6 +286,7 @@ from ..module_utils._argspec import (
     async_dir,
     check_range,
     given_job,
+    letting_go,
     why_absent,
 )
 from ..module_utils._job import removing, schema, store
@@ -300,6 +301,7 @@ if TYPE_CHECKING:
     from ..module_utils._job.store import Job
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """Look at the job, or clean up after it, and return the result."""
     params = module.params

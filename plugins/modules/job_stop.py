@@ -136,6 +136,8 @@ from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
     check_range,
+    close_at_end,
+    letting_go,
     open_store,
     requester,
     why_absent,
@@ -153,6 +155,7 @@ OUTPUT_TOTAL = 4 * 1024 * 1024  # bytes of output of all jobs in one result
 NAMED = 20  # jobs that a message names
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """Stop the jobs that the parameters mean and return the result."""
     params = module.params
@@ -170,6 +173,7 @@ def run(module: AnsibleModule) -> Record:
         lambda jid, name: why_absent(path, jid, name),
         settle=not module.check_mode,
     )
+    close_at_end(waiter)
     live = list(waiter.chosen(_stopping.is_live))
     failures: dict[int, str] = {}
     if where is not None and not module.check_mode:

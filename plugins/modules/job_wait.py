@@ -134,7 +134,15 @@ unfinished_jobs:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _waiting
-from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, open_store, why_absent
+from ..module_utils._argspec import (
+    ASYNC_DIR_SPEC,
+    async_dir,
+    check_range,
+    close_at_end,
+    letting_go,
+    open_store,
+    why_absent,
+)
 from ..module_utils._job.errors import JobError
 from ..module_utils._references import references
 
@@ -146,6 +154,7 @@ OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
 NAMED = 20  # jobs that a message names
 
 
+@letting_go
 def run(module: AnsibleModule) -> Record:
     """Wait for the jobs and return the result; with ``_part``, one part of it (see plugins/action/job_wait.py)."""
     params = module.params
@@ -162,6 +171,7 @@ def run(module: AnsibleModule) -> Record:
         lambda jid, name: why_absent(path, jid, name),
         settle=not module.check_mode,
     )
+    close_at_end(waiter)
     lost_keeper = [] if module.check_mode else waiter.unsupervised()
     if lost_keeper and where is not None:
         # Imported here, and not by every wait: what a module imports is compiled in every run.

@@ -55,6 +55,8 @@ class Job:
         """The folder's descriptor. :raises FileNotFoundError: there is no folder."""
         if self._fd is None:
             self._fd = self.store.private("jobs", self.jid, create=False)
+            if self.store.open_jobs is not None:
+                self.store.open_jobs.add(self)
         return self._fd
 
     def close(self) -> None:
@@ -62,6 +64,8 @@ class Job:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+            if self.store.open_jobs is not None:
+                self.store.open_jobs.discard(self)
 
     def path(self, name: str) -> str:
         """Return the path of one of the job's files, for people to read."""

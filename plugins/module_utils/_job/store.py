@@ -83,6 +83,8 @@ class Store:
         self.path = path
         self.fd = fd
         self._engine = -1  # held until we end, so that nobody removes what our launcher runs
+        # The jobs whose folders are open, where somebody will close() us. Processes of jobs never do.
+        self.open_jobs: set[Job] | None = None
 
     @classmethod
     @files.privately
@@ -117,6 +119,15 @@ class Store:
             os.close(fd)
             raise
         return cls(path, fd)
+
+    def close(self) -> None:
+        """Let go of all that is open in here: an interpreter that outlives its module would keep it."""
+        for job in list(self.open_jobs or ()):
+            job.close()
+        for fd in (self.fd, self._engine):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._engine = -1
 
     def failure(self, error: OSError) -> JobError:
         """Return what to tell the user when the system refuses something in here."""
