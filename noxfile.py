@@ -14,7 +14,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import antsibull_nox
@@ -45,7 +45,7 @@ TARGETS = {
     "2.21": TARGET_PYTHONS[2:],
 }
 
-# In CI, where the whole takes too long: the oldest and the newest of each.
+# In CI, where the whole takes too long: the oldest and the newest of each that this machine has.
 EDGES = os.environ.get("DURABLE_JOBS_MATRIX") == "edges"
 EDGE_TARGETS = ("compat_async", "user_scripts_local")
 
@@ -85,9 +85,10 @@ def newest(pythons: tuple[str, ...]) -> str:
     return ([python for python in pythons if python in PYTHONS] or pythons)[-1]
 
 
-def matrix(of: Sequence[T]) -> Sequence[T]:
-    """Return what of these the matrix has."""
-    return (of[0], of[-1]) if EDGES else of
+def matrix(of: Sequence[T], python: Callable[[T], str]) -> Sequence[T]:
+    """Return what of these the matrix has; `python` tells which interpreter one needs."""
+    here = [one for one in of if python(one) in PYTHONS]
+    return [*here[:1], *here[1:][-1:]] if EDGES and here else of
 
 
 def core_package(version: str) -> str:
@@ -96,9 +97,11 @@ def core_package(version: str) -> str:
 
 
 # Every core, on one Python that it supports. `make test` has covered CORE.
-CORE_PAIRS = matrix([(newest(pythons), core) for core, pythons in CORES.items()])
+CORE_PAIRS = matrix(
+    [(newest(pythons), core) for core, pythons in CORES.items()], lambda pair: pair[0]
+)
 OTHER_PAIRS = [(python, core) for python, core in CORE_PAIRS if core != CORE]
-WORKER_PYTHONS = matrix(TARGET_PYTHONS)
+WORKER_PYTHONS = matrix(TARGET_PYTHONS, str)
 
 
 def run_here(session: nox.Session, *command: str) -> None:
