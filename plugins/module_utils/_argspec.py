@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from ._job.folder import Job
     from ._job.schema import Record
-    from ._waiting import Waiter
 
 ASYNC_DIR_SPEC: dict[str, Any] = {
     "async_dir": {"type": "path"}
@@ -32,7 +31,7 @@ NO_LOGIN = 2**32 - 1  # what /proc/self/loginuid says of a session that nobody h
 # Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
 UNSHOWN = ("env", "stdin", "args")
 
-_to_close: list[Store | Waiter] = []
+_at_end: list[Callable[[], None]] = []
 
 
 def letting_go(run: Callable[[AnsibleModule], Record]) -> Callable[[AnsibleModule], Record]:
@@ -46,15 +45,15 @@ def letting_go(run: Callable[[AnsibleModule], Record]) -> Callable[[AnsibleModul
         try:
             return run(module)
         finally:
-            while _to_close:
-                _to_close.pop().close()
+            while _at_end:
+                _at_end.pop()()
 
     return wrapped
 
 
-def close_at_end(what: Store | Waiter) -> None:
+def at_end(close: Callable[[], None]) -> None:
     """Have something closed at the end of a run, see :func:`letting_go`."""
-    _to_close.append(what)
+    _at_end.append(close)
 
 
 def open_store(module: AnsibleModule, *, create: bool) -> Store:
@@ -65,7 +64,7 @@ def open_store(module: AnsibleModule, *, create: bool) -> Store:
     """
     where = Store.open(async_dir(module), create=create)
     where.open_jobs = set()
-    close_at_end(where)
+    at_end(where.close)
     return where
 
 

@@ -135,8 +135,8 @@ from ..module_utils import _stopping, _waiting
 from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
+    at_end,
     check_range,
-    close_at_end,
     letting_go,
     open_store,
     requester,
@@ -173,7 +173,7 @@ def run(module: AnsibleModule) -> Record:
         lambda jid, name: why_absent(path, jid, name),
         settle=not module.check_mode,
     )
-    close_at_end(waiter)
+    at_end(waiter.close)
     live = list(waiter.chosen(_stopping.is_live))
     failures: dict[int, str] = {}
     if where is not None and not module.check_mode:

@@ -137,8 +137,8 @@ from ..module_utils import _waiting
 from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
+    at_end,
     check_range,
-    close_at_end,
     letting_go,
     open_store,
     why_absent,
@@ -171,7 +171,7 @@ def run(module: AnsibleModule) -> Record:
         lambda jid, name: why_absent(path, jid, name),
         settle=not module.check_mode,
     )
-    close_at_end(waiter)
+    at_end(waiter.close)
     lost_keeper = [] if module.check_mode else waiter.unsupervised()
     if lost_keeper and where is not None:
         # Imported here, and not by every wait: what a module imports is compiled in every run.

@@ -39,7 +39,7 @@ def test_a_run_of_a_module_leaves_nothing_open(launcher, fails):
         where.install_engine("0" * 32, {"empty.py": b""})
         meant = references([live.jid, ended.jid])
         waiter = _waiting.Waiter(where, meant, lambda jid, name: "", settle=True)
-        _argspec.close_at_end(waiter)
+        _argspec.at_end(waiter.close)
         during.extend(opened(path))
         if fails:
             raise JobError("no")
