@@ -165,19 +165,17 @@ _PRIVATE_RULES: Rules = {
     "spec": _or_null(_specification),
     "rerun": _text,
 }
-# Of a record that holds a module's result.
-_MERGED_RULES: Rules = {"merged": lambda value: isinstance(value, list) and all(map(_text, value))}
-# Jobs of earlier releases lack these.
-_LATER_RULES: Rules = {
+# Not every job has these, and those of earlier releases have none.
+_OPTIONAL_RULES: Rules = {
     "max_timeout": _or_null(_number),
     "watchdog": _or_null(_number),
     "reports": _flag,
     "extended": _number,
     "unit": _or_null(_unit),
-}
-# Of a job that was launched by the keyword `async`.
-_KEYWORD_RULES: Rules = {
-    "keyword": lambda value: isinstance(value, dict) and _flag(value.get("check_mode"))
+    # The record holds a module's result.
+    "merged": lambda value: isinstance(value, list) and all(map(_text, value)),
+    # The keyword `async` has launched it.
+    "keyword": lambda value: isinstance(value, dict) and _flag(value.get("check_mode")),
 }
 # A job that has never started has no processes.
 _PROCESS_RULES: Rules = {
@@ -232,12 +230,10 @@ def record_flaw(jid: str, record: object) -> str | None:
         )
     processes = _PROCESS_RULES if record.get("started") else {}
     module = _MODULE_RULES if "module" in record else {}
-    merged = _MERGED_RULES if "merged" in private else {}
-    later = {key: is_right for key, is_right in _LATER_RULES.items() if key in private}
-    keyword = _KEYWORD_RULES if "keyword" in private else {}
+    optional = {key: is_right for key, is_right in _OPTIONAL_RULES.items() if key in private}
     return (
         _flaw(record, dict(_RECORD_RULES, **module))
-        or _flaw(private, dict(_PRIVATE_RULES, **processes, **merged, **later, **keyword))
+        or _flaw(private, dict(_PRIVATE_RULES, **processes, **optional))
         or next(_contradictions(jid, record), None)
     )
 
