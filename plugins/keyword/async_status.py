@@ -10,11 +10,8 @@ became of jobs that had no end of their own is told by our job dictionary.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 
-from ansible import __version__ as core_version
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.durable.jobs.plugins.module_utils._argspec import why_absent
@@ -30,6 +27,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
     MissingRecord,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
+from ansible_collections.durable.jobs.plugins.module_utils._keyword import respond
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,12 +151,7 @@ def main() -> None:
     result["ansible_job_id"] = jid
     if module.params["mode"] != "cleanup":
         result["results_file"] = os.path.join(path, jid)
-    if core_version.startswith(("2.17.", "2.18.")):
-        result.update(
-            {name: int(result[name]) for name in ("started", "finished") if name in result}
-        )
-    # As it is: exit_json gives meaning to some keys, and the module's result has been through it.
-    sys.stdout.write("\n%s\n" % json.dumps(result))
+    respond(result)
     raise SystemExit(0)
 
 

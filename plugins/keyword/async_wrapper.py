@@ -14,18 +14,17 @@ The jid is our own, as it must be unique in the async dir.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import sys
 
-from ansible import __version__ as core_version
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
+from ansible_collections.durable.jobs.plugins.module_utils._keyword import respond
 from ansible_collections.durable.jobs.plugins.module_utils._launch import (
     JOB_SPEC,
     build_request,
@@ -131,14 +130,11 @@ def main() -> None:
                 shutil.rmtree(order.tmpdir, ignore_errors=True)
         told = {name: job[name] for name in ("failed", "ansible_job_id", "results_file")}
         told.update(started=True, finished=False)
-        if core_version.startswith(("2.17.", "2.18.")):
-            told.update(started=1, finished=0)
         # The controller forgets the folder in any case: it belongs to us.
         told["_ansible_suppress_tmpdir_delete"] = not order.keeps_tmpdir
     except JobError as error:
         told = dict(error.details, failed=True, msg=error.msg)
-    # As it is: exit_json would add an invocation without arguments.
-    sys.stdout.write("\n%s\n" % json.dumps(told))
+    respond(told)
     raise SystemExit(1 if told["failed"] else 0)
 
 

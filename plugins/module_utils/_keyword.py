@@ -1,0 +1,27 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the modules in plugins/keyword answer ansible-core. Private to the collection."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from ansible import __version__ as core_version
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._job.schema import Record
+
+
+def respond(told: Record) -> None:
+    """Write a result as it is: ``exit_json`` would add an invocation, and gives meaning to some keys.
+
+    Up to 2.18, ansible-core has 0 and 1 in ``started`` and ``finished``.
+    """
+    if core_version.startswith(("2.17.", "2.18.")):
+        told = dict(
+            told, **{name: int(told[name]) for name in ("started", "finished") if name in told}
+        )
+    sys.stdout.write("\n%s\n" % json.dumps(told))
