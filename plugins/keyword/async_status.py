@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 
+from ansible import __version__ as core_version
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.durable.jobs.plugins.module_utils._argspec import why_absent
@@ -151,7 +152,7 @@ def main() -> None:
     result["ansible_job_id"] = jid
     if module.params["mode"] != "cleanup":
         result["results_file"] = os.path.join(path, jid)
-    respond(result)
+    respond(result, core_version)
     raise SystemExit(0)
 
 

@@ -19,6 +19,7 @@ import re
 import shutil
 import sys
 
+from ansible import __version__ as core_version
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import store
@@ -134,7 +135,7 @@ def main() -> None:
         told["_ansible_suppress_tmpdir_delete"] = not order.keeps_tmpdir
     except JobError as error:
         told = dict(error.details, failed=True, msg=error.msg)
-    respond(told)
+    respond(told, core_version)
     raise SystemExit(1 if told["failed"] else 0)
 
 

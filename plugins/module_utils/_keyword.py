@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 import sys
 
-from ansible import __version__ as core_version
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._job.schema import Record
 
 
-def respond(told: Record) -> None:
+def respond(told: Record, core_version: str) -> None:
     """Write a result as it is: ``exit_json`` would add an invocation, and gives meaning to some keys.
 
-    Up to 2.18, ansible-core has 0 and 1 in ``started`` and ``finished``.
+    :param core_version: only modules can ask for it; up to 2.18 ``started`` and ``finished`` are 0 or 1.
     """
     if core_version.startswith(("2.17.", "2.18.")):
         told = dict(
