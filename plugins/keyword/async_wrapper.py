@@ -21,6 +21,7 @@ import sys
 
 from ansible import __version__ as core_version
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.warnings import get_warning_messages
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
@@ -131,6 +132,9 @@ def main() -> None:
                 shutil.rmtree(order.tmpdir, ignore_errors=True)
         told = {name: job[name] for name in ("failed", "ansible_job_id", "results_file")}
         told.update(started=True, finished=False)
+        warnings = [*job.get("warnings", []), *get_warning_messages()]
+        if warnings:
+            told["warnings"] = warnings
         # The controller forgets the folder in any case: it belongs to us.
         told["_ansible_suppress_tmpdir_delete"] = not order.keeps_tmpdir
     except JobError as error:
