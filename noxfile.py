@@ -225,11 +225,11 @@ def browser(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def faults(session: nox.Session) -> None:
     """Run the fault tests, and the unit tests of names many times (arguments go to pytest)."""
-    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML")
+    session.install(core_package(CORE), "pytest>=8,<10", "pytest-xdist>=3.5,<4", "PyYAML")
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
     session.env["DURABLE_JOBS_ROUNDS"] = os.environ.get("DURABLE_JOBS_ROUNDS", "20")
     chosen = any(argument.startswith("tests/") for argument in session.posargs)
-    tests = [] if chosen else ["tests/faults", f"{WORKER_TESTS}/test_names.py"]
+    tests = [] if chosen else [*SIDE_BY_SIDE, "tests/faults", f"{WORKER_TESTS}/test_names.py"]
     run_pytest(session, *tests, *session.posargs)
 
 

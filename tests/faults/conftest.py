@@ -23,7 +23,7 @@ from ansible_collections.durable.jobs.tests.unit import conftest as unit
 
 # In the environment, because pytest and the tests may import this file under different names.
 SEED = os.environ.setdefault("DURABLE_JOBS_SEED", str(random.randrange(10**9)))
-_SCENARIOS: dict[str, tuple[str, str]] = {}
+SCENARIO = "scenario"  # a property of each test
 
 launcher = unit.launcher
 
@@ -45,15 +45,16 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(items):
-    """Learn from each test's docstring what goes wrong in it and what the user sees of that."""
+    """Let each test report what goes wrong in it and what the user sees of that, as its docstring says."""
     for item in items:
         fault, sees = report.parse(item.function.__doc__ or "")
         if fault:
-            _SCENARIOS[item.nodeid.partition("[")[0]] = (fault, sees)
+            item.user_properties.append((SCENARIO, (fault, sees)))
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """Print the report: the repetitions of a test are one line."""
+    scenarios = {}
     outcomes = collections.defaultdict(collections.Counter)
     notes = collections.defaultdict(collections.Counter)
     builtins = collections.defaultdict(collections.Counter)
@@ -64,16 +65,16 @@ def pytest_terminal_summary(terminalreporter, config):
             outcomes[name][outcome] += 1
             if outcome == "skipped":
                 reasons[name].append(one.longrepr[2].removeprefix("Skipped: "))
-            for key, value in one.user_properties:
-                if key == "builtin":
+            for key, value in getattr(one, "user_properties", []):
+                if key == SCENARIO:
+                    scenarios[name] = tuple(value)
+                elif key == "builtin":
                     builtins[name][value] += 1
                 else:
                     notes[name][f"{key}: {value}"] += 1
     terminalreporter.section("faults")
     seen = {}
-    for name, (fault, sees) in _SCENARIOS.items():
-        if not outcomes[name]:
-            continue
+    for name, (fault, sees) in sorted(scenarios.items()):
         verdict = report.verdict(outcomes[name], reasons[name])
         noted = _counted(notes[name])
         builtin_sees = _counted(builtins[name]) or report.NOTHING
