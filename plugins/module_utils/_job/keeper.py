@@ -134,7 +134,6 @@ class Keeper:
 
         :param lock: the lock ``turn``, which we hold.
         """
-        mask = shutdown.listen()
         while self._stop is None and not turn.has_come(self.job.store):
             for bell in turn.bells:
                 self._poll.register(bell, 0)
@@ -144,7 +143,6 @@ class Keeper:
             turn.rest()
         self._wait(0)  # who stops many asks us before those whose end gives us our turn
         cut_off = shutdown.heard() and shutdown.is_under_way()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # the runner inherits it
         if self._stop is not None:
             self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
         elif cut_off:  # the end of another job, for the same reason, has made it our turn
@@ -159,6 +157,8 @@ class Keeper:
 
     def _start(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> None:
         begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
+        self._streams.expect(self.job.fd)
+        self._starter.open_gate()
         self._written, self.command, self.runner, self._began, self._report = begun
         self._poll.register(self._report, select.POLLIN)
         if not self.subreaper:  # else whatever leaves its parent becomes ours
@@ -209,7 +209,6 @@ class Keeper:
 
     def supervise(self) -> None:
         """Stay until the job has ended, and write its final record."""
-        shutdown.listen()
         timeout = self.request["timeout"]
         deadline = self._began + timeout if timeout else None
         if self.request["watchdog"]:
@@ -265,8 +264,7 @@ class Keeper:
         milliseconds = None if seconds is None else int(min(seconds, LONGEST_SLEEP) * 1000) + 1
         for fd, _events in self._poll.poll(milliseconds):
             if fd == self._wakeup[0]:
-                os.read(fd, 4096)
-                child_changed = True
+                child_changed = signal.SIGCHLD in os.read(fd, 4096)
             elif fd == self._report:
                 self._read_report()
             elif fd == self._lock:

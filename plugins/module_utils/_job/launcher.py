@@ -37,7 +37,7 @@ import os
 import select
 import sys
 
-from . import looking, schema, stopping, unit
+from . import looking, lookups, schema, stopping, unit
 from .errors import JobError
 from .folder import log_loss
 from .keeper import Keeper, adopt
@@ -62,6 +62,7 @@ def main() -> None:
     """Launch what is asked for on stdin. The answer tells about each job by itself; the exit status is 0."""
     inheritance = Inheritance()
     request = json.load(sys.stdin)
+    lookups.look_up(sys.modules[__name__])
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.

@@ -43,7 +43,7 @@ class Limiter:
 
     def check(self) -> bool:
         """Punch out what has come to lie in the middle since the last check; tell whether there is more than then."""
-        size = os.fstat(self.fd).st_size
+        size = os.lseek(self.fd, 0, os.SEEK_END)  # a number; fstat would make twenty
         end = (size - (self.limit - self.limit // 2)) // _BLOCK * _BLOCK
         if self.limit and end > self._hole_to:
             kernel.punch_hole(self.fd, self._hole_to, end)
@@ -66,6 +66,13 @@ class Streams:
         self.error: str | None = None  # what the disk told, or would have told, the command
         self._limit = limit
         self._limiters = [Limiter(fd, limit) for fd in fds]
+
+    def expect(self, folder: int) -> None:
+        """Have the first byte announced, before there can be any: so a command that writes nothing is never looked at.
+
+        :param folder: descriptor of the one that holds them.
+        """
+        self.is_quiet = kernel.announce_writing(folder)
 
     def check(self, folder: int) -> bool:
         """Keep them within their limit, and tell whether they have grown since the last check.

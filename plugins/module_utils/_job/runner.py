@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from . import cgroup, kernel, reports, unit
+from . import cgroup, kernel, reports, shutdown, unit
 from .folder import log_loss
 from .schema import COOKIE
 
@@ -45,6 +45,7 @@ class Inheritance:
             signal.signal(number, signal.SIG_IGN)
         for number in TOLD:
             signal.signal(number, lambda _number, _frame: None)  # see wakeup_pipe
+        shutdown.listen()
 
     def restore(self) -> None:
         """Let the command have the umask of the module, and every signal: none is ignored, none blocked.
@@ -150,7 +151,7 @@ def read_all(fd: int) -> bytes:
     """Read a pipe to its end and close it."""
     found = b""
     while True:
-        data = os.read(fd, 65536)
+        data = os.read(fd, select.PIPE_BUF)  # a larger buffer would leave its marks in our memory
         if not data:
             os.close(fd)
             return found

@@ -11,21 +11,17 @@ import signal
 
 from . import store
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Iterable
-
 ANSWER = 2.0  # seconds that systemctl may need
 # What a shutdown sends: systemd, by systemd.kill(5), and others before it.
 SENT = (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 
 
-def listen() -> Iterable[int]:
-    """Take note from now on of a SIGTERM, which is ignored; return the signal mask as it was.
+def listen() -> None:
+    """Take note from now on, in this process and those that it forks, of a SIGTERM, which is ignored.
 
     A signal that is blocked waits even if it is ignored (sigpending(2)), at no cost.
     """
-    return signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
 
 
 def heard() -> bool:

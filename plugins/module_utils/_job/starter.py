@@ -71,15 +71,15 @@ class Starter:
         borrowed: list[int],
         adopt: Callable[[Job, list[int]], None],
     ) -> tuple[bytes, int, int, float, int]:
-        """Start the command and return the job's record, JSON; the pids of the command and of its runner; when that was
-        (monotonic clock); and the descriptor by which the runner tells how it ended.
+        """Fork the command, which waits at the gate, and return the job's record, JSON; the pids of the command and of
+        its runner; when that was (monotonic clock); and the descriptor by which the runner tells how it ended.
 
         :param accepted: what :meth:`accept` returned; empty for a job that has not been queued.
         :param inheritance: what the command must find unchanged.
         :param ahead: the jobs of the batch that may be live.
         :param borrowed: descriptors which the runner must not hold open.
         :param adopt: see ``runner.run``.
-        :raises JobError: it has not been exec'ed. What there is of it must be recalled.
+        :raises JobError: it will not be exec'ed. What there is of it must be recalled.
         """
         try:
             outfit = self.open()
@@ -89,7 +89,6 @@ class Starter:
             raise self._job.store.failure(error) from None
         answer = _registered(outfit.report_out)
         summary, _blank, record = _worked_out(answer).partition(b" ")
-        self._open_gate(outfit.report_out)
         pid, _slash, monotonic = summary.partition(b"/")
         return record, int(pid), self._runner, float(monotonic), outfit.report_out
 
@@ -121,14 +120,14 @@ class Starter:
 
         return register
 
-    def _open_gate(self, report: int) -> None:
-        """Let the command exec. :raises JobError: it could not."""
+    def open_gate(self) -> None:
+        """Let the command exec. :raises JobError: it has not been. What there is of it must be recalled."""
         try:
             os.write(self._gate, b"g")
         except BrokenPipeError:
             pass  # the command has given up before, and says why: no room for its stdin, for example
         try:
-            refusal = _line(report)
+            refusal = _line(self.open().report_out)
         except JobError:  # the runner was killed: the gate is open, and the command our child now
             return
         if refusal:
