@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -27,6 +26,7 @@ HERE = pathlib.Path(__file__).absolute().parent
 COLLECTIONS = HERE.parents[4]  # what is imported here is what ansible must measure
 PATIENCE = 60.0  # seconds after which something that should come true is an error
 SETTLE = 0.4  # seconds between the tasks of a play that measures them
+LARGE = 2**20  # bytes; what is larger and not needed any more is emptied
 
 # Not the environment's: a target's Python has no site-packages full of ansible.
 PYTHON = os.path.realpath(sys.executable)
@@ -189,12 +189,19 @@ class Lab:
         return found
 
     def come_to_rest(self) -> None:
-        """Wait until nothing that was launched is left running, and remove the records."""
+        """Wait until nothing that was launched is left running, and put aside what there is of jobs.
+
+        It is not removed: ext4 takes long to make files for minutes after thousands have been removed.
+        """
         until(lambda: not self._left(), "the end of all jobs")
-        for path in self.async_dir.iterdir():
-            if path.name != ".durable":
-                path.unlink()
-        shutil.rmtree(self.async_dir / ".durable" / "jobs", ignore_errors=True)
+        aside = self._folder / f"done.{next(self._serial)}"
+        aside.mkdir()
+        old = [path for path in self.async_dir.iterdir() if path.name != ".durable"]
+        for path in (*old, *self.async_dir.glob(".durable/jobs")):
+            path.rename(aside / path.name)
+        for path in aside.rglob("*"):
+            if path.stat().st_size > LARGE:
+                os.truncate(path, 0)
 
     def close(self) -> None:
         """Wait for the jobs, end those that a failed measurement has left, and end the connections."""
