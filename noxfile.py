@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import antsibull_nox
@@ -122,6 +123,35 @@ def run_ansible_test(session: nox.Session, *arguments: str) -> None:
     run_here(session, "ansible-test", *arguments, "--color", "no")
 
 
+def run_integration(session: nox.Session, *targets: str) -> None:
+    """Run integration targets, or else all of them, two at a time, as mostly they wait; or what the arguments say."""
+    command = ("integration", "--allow-destructive")
+    if session.posargs:
+        run_ansible_test(session, *command, *session.posargs)
+        return
+    found = sorted(os.listdir(COLLECTION / "tests" / "integration" / "targets"))
+    chosen = targets or [name for name in found if not name.startswith("setup_")]
+    # The first by itself: it makes what ansible-test makes once, such as a key.
+    run_ansible_test(session, *command, chosen[0])
+    with session.chdir(COLLECTION), ThreadPoolExecutor(2) as pool:
+        lanes = [
+            pool.submit(
+                session.run,
+                "ansible-test",
+                *command,
+                *lane,
+                "--color",
+                "no",
+                env=ENVIRONMENT,
+                silent=True,
+            )
+            for lane in (chosen[1::2], chosen[2::2])
+            if lane
+        ]
+        for lane in lanes:
+            print(lane.result(), flush=True)
+
+
 def run_molecule(session: nox.Session, *scenarios: str) -> None:
     """Run molecule scenarios; with arguments, those that these choose."""
     chosen = session.posargs or scenarios
@@ -167,10 +197,10 @@ def sanity(session: nox.Session) -> None:
 
 @nox.session(requires=["collection"])
 def integration(session: nox.Session) -> None:
-    """Run the integration targets (arguments are targets)."""
+    """Run the integration targets (arguments go to ansible-test)."""
     session.install(core_package(CORE))
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
-    run_ansible_test(session, "integration", "--allow-destructive", *session.posargs)
+    run_integration(session)
 
 
 @nox.session(requires=["collection"])
@@ -259,11 +289,10 @@ def pairs(session: nox.Session, core: str) -> None:
 @nox.session
 @nox.parametrize("python,core", [pair for pair in OTHER_PAIRS if pair[0] in PYTHONS])
 def suite(session: nox.Session, core: str) -> None:
-    """Matrix: the integration tests from every other core (arguments are targets)."""
+    """Matrix: the integration tests from every other core (arguments go to ansible-test)."""
     session.install(core_package(core))
-    targets = session.posargs or (EDGE_TARGETS if EDGES else ())
     with matrix_grid.cells(f"integration from {core}", [str(session.python)]):
-        run_ansible_test(session, "integration", "--allow-destructive", *targets)
+        run_integration(session, *(EDGE_TARGETS if EDGES else ()))
 
 
 @nox.session(name="core-async")

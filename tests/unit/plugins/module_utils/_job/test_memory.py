@@ -31,9 +31,7 @@ def pss(pid):
 )
 def test_each_job_of_a_batch_takes_little(launcher, line, written, promise):
     launcher.finished(launcher("/bin/true"))  # the engine has been compiled, as a module does it
-    answers = launcher.raw(
-        *[request("/bin/sh", "-c", line, output_limit=2**26) for _ in range(JOBS)]
-    )
+    answers = launcher.raw(*[request("/bin/sh", "-c", line, output_limit=2**26)] * JOBS)
     jobs = launcher.jobs[-JOBS:]
     for job in jobs:
         until(lambda job=job: os.stat(job.path("stdout")).st_size == written, "what it writes")
