@@ -149,7 +149,7 @@ def run_integration(session: nox.Session, *targets: str) -> None:
             if lane
         ]
         for lane in lanes:
-            print(lane.result(), flush=True)
+            sys.stdout.write(lane.result())
 
 
 def run_molecule(session: nox.Session, *scenarios: str) -> None:

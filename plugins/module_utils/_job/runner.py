@@ -149,13 +149,13 @@ def ended(status: int, groups: list[str]) -> Record:
 
 def read_all(fd: int) -> bytes:
     """Read a pipe to its end and close it."""
-    found = b""
+    parts = []
     while True:
-        data = os.read(fd, select.PIPE_BUF)  # a larger buffer would leave its marks in our memory
+        data = os.read(fd, 512)  # a larger buffer would leave its marks in our memory
         if not data:
             os.close(fd)
-            return found
-        found += data
+            return b"".join(parts)
+        parts.append(data)
 
 
 def wakeup_pipe() -> tuple[int, int]:
