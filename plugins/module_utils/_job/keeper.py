@@ -392,7 +392,8 @@ class Keeper:
         hearing = self._hearing()
         if self.command:
             hearing.take(reports.BACKLOG)
-            record = schema.with_reports(record, hearing.shown(record))
+            end = float("inf") if self.exited is None else self.exited["monotonic"]
+            record = schema.with_reports(record, hearing.shown(record, end))
         hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
         streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
         known = self.exited is not None

@@ -167,11 +167,14 @@ class Reports:
         left = max(0.0, self._saved + SAVE_INTERVAL - time.monotonic())
         return left if seconds is None else min(left, seconds)
 
-    def shown(self, record: Record) -> Record:
-        """Return what readers of a record are to see, see ``schema.with_reports``."""
+    def shown(self, record: Record, end: float = float("inf")) -> Record:
+        """Return what readers of a record are to see, see ``schema.with_reports``.
+
+        :param end: of the command (monotonic clock), if it has ended. What is read later was reported before.
+        """
         found: Record = {"percent": None, "status": None, "at": None, "extended": None}
         if self._progress is not None:
-            found.update(self._progress, at=max(0.0, self._at - self._began))
+            found.update(self._progress, at=max(0.0, min(self._at, end) - self._began))
         timeout = record["timeout"]
         until = self.deadline(timeout)
         if timeout and until > self._began + timeout:

@@ -82,6 +82,17 @@ def test_what_a_command_reports_is_its_progress(launcher):
     assert launcher.finished(job)["start"] <= found["at"] <= launcher.finished(job)["end"]
 
 
+def test_what_is_read_after_the_end_was_reported_before(launcher):
+    job = launcher.gated(quoted("STATUS=last words"))
+    keeper, _runner = launcher.keeper(job)
+    os.kill(keeper, signal.SIGSTOP)
+    launcher.release()
+    until(lambda: job.slot("exit"), "the end of the command")
+    os.kill(keeper, signal.SIGCONT)
+    final = launcher.finished(job)
+    assert final["progress"]["at"] == final["end"]
+
+
 def test_it_is_seen_while_the_job_runs_and_replaced_by_the_next(launcher):
     job = waits(launcher)
     say(job, "X_PROGRESS=1")
