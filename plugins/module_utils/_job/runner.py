@@ -149,7 +149,7 @@ def ended(status: int, groups: list[str]) -> Record:
 
 def read_all(fd: int) -> bytes:
     """Read a pipe to its end and close it."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         data = os.read(fd, 512)  # a larger buffer would leave its marks in our memory
         if not data:
