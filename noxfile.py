@@ -129,11 +129,11 @@ def run_integration(session: nox.Session, *targets: str) -> None:
     if session.posargs:
         run_ansible_test(session, *command, *session.posargs)
         return
-    found = sorted(os.listdir(COLLECTION / "tests" / "integration" / "targets"))
+    found = sorted(os.listdir(ROOT / "tests" / "integration" / "targets"))
     chosen = targets or [name for name in found if not name.startswith("setup_")]
     # The first by itself: it makes what ansible-test makes once, such as a key.
     run_ansible_test(session, *command, chosen[0])
-    with session.chdir(COLLECTION), ThreadPoolExecutor(2) as pool:
+    with session.chdir(COLLECTION if COLLECTION.is_dir() else ROOT), ThreadPoolExecutor(2) as pool:
         lanes = [
             pool.submit(
                 session.run,
@@ -149,7 +149,7 @@ def run_integration(session: nox.Session, *targets: str) -> None:
             if lane
         ]
         for lane in lanes:
-            sys.stdout.write(lane.result())
+            sys.stdout.write(lane.result() or "")
 
 
 def run_molecule(session: nox.Session, *scenarios: str) -> None:
