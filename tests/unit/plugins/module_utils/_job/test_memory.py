@@ -7,21 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
+from ansible_collections.durable.jobs.tests.bench import processes
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 JOBS = 100
-
-
-def pss(pid):
-    """Return the bytes of a process's memory; what it shares with others counts in part (proc_pid_smaps(5))."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    return next(
-        int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:")
-    )
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="a kernel before 4.14")
@@ -37,7 +29,7 @@ def test_each_job_of_a_batch_takes_little(launcher, line, written, promise):
     for job in jobs:
         until(lambda job=job: os.stat(job.path("stdout")).st_size == written, "what it writes")
     pids = [pid for job in jobs for pid in launcher.keeper(job)]
-    used = sum(pss(pid) for pid in pids) / JOBS
+    used = processes.pss(pids) / JOBS
     for answer in answers:
         os.kill(answer["record"]["durable_jobs"]["command"]["pid"], signal.SIGKILL)
     for job in jobs:
