@@ -51,6 +51,7 @@ class Wrapped:
         mine = {pid for pid in table if table[pid].session in sessions} | wrappers | known
         mine |= tree.descendants(table, mine)
         mine.discard(os.getpid())
+        mine -= tree.of_other_jobs(mine, self.job.jid, table)
         self._known.update((pid, table[pid].started) for pid in mine)
         alive = [table[pid] for pid in sorted(mine) if not table[pid].zombie]
         self.wrappers = [one for one in alive if one.pid in wrappers]

@@ -100,21 +100,27 @@ def members(groups: list[str]) -> set[int]:
     return found
 
 
-def living(groups: list[str]) -> list[tree.Process]:
-    """Return the living processes in a job's group."""
-    seen = (tree.process(pid) for pid in sorted(members(groups)))
+def living(groups: list[str], jid: str) -> list[tree.Process]:
+    """Return the living processes in a job's group, without those of other jobs that were launched from it."""
+    inside = members(groups)
+    seen = (tree.process(pid) for pid in sorted(inside - tree.of_other_jobs(inside, jid)))
     return [one for one in seen if one is not None and not one.zombie]
 
 
-def joined(found: list[tree.Process], groups: list[str]) -> list[tree.Process]:
-    """Return the processes that have been found, and those living in a job's group beside them."""
+def joined(found: list[tree.Process], groups: list[str], jid: str) -> list[tree.Process]:
+    """Return the processes that have been found, and those living in the group of job ``jid`` beside them."""
     known = {one.pid for one in found}
-    return found + [one for one in living(groups) if one.pid not in known]
+    return found + [one for one in living(groups, jid) if one.pid not in known]
 
 
-def kill(groups: list[str]) -> None:
-    """Kill all that is in a job's group at once, also what is being born (cgroup.kill of kernel 5.14 and later)."""
+def kill(groups: list[str], jid: str) -> None:
+    """Kill all that is in a job's group at once, also what is being born (cgroup.kill of kernel 5.14 and later).
+
+    Unless there are processes of other jobs in it: then whoever looks for its members kills them one by one.
+    """
     for group in groups[:1]:
+        if tree.of_other_jobs(members([group]), jid):
+            continue
         try:
             write(group + "/cgroup.kill", "1")
         except OSError:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -21,3 +23,9 @@ class JobError(Exception):
         super().__init__(msg)
         self.msg = msg
         self.details = details
+
+
+# Errors that say nothing of what was asked: what there is too little of now, there may be enough of later.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS, errno.EINTR)
+# What a machine may refuse for a while: descriptors, processes, memory, room, its disk. Keeper and runner try again.
+MISHAPS = (OSError, MemoryError, JobError)

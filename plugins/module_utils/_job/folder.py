@@ -13,7 +13,7 @@ import stat
 import sys
 
 from . import files, flaws, schema, way
-from .errors import JobError
+from .errors import SHORTAGES, JobError
 from .way import user_name
 
 TYPE_CHECKING = False
@@ -28,6 +28,7 @@ RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
 SCARCE = 64 * 1024 * 1024  # bytes; with less left, a disk is watched while jobs write to it
 MODULE = "module"  # folder of a job that is a module: its file, and what belongs to it
 MAX_DIGITS = 4300  # of an integer in a record; Python's own limit since 3.11
+LOG_LIMIT = 64 * 1024  # bytes of keeper.log after which nothing is added
 EDGE = 16 * 1024  # bytes at each end of a large record; without its output no more is read
 
 
@@ -142,7 +143,8 @@ class Job:
     def conclude(self, record: Record, *, by_reader: bool = False) -> Record:
         """Replace the record by its final form, durably; one writer at a time, and the first one's holds.
 
-        On a full disk it loses the embedded output, nothing else, and says so (``schema.BARE``).
+        On a full disk, or beyond a hard RLIMIT_FSIZE, it loses the embedded output, nothing else, and says so
+        (``schema.BARE``).
 
         :param by_reader: do not wait for another writer, and do not bring back what has been cleaned up.
         :return: the final record that is there now.
@@ -190,7 +192,7 @@ class Job:
             try:
                 files.write_all(fd, data)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
                 files.write_all(fd, json.dumps(bare).encode())
             os.fsync(fd)
@@ -240,12 +242,16 @@ class Job:
     def slot(self, slot: str) -> Record | None:
         """Read a slot; None if it was never filled, or holds nothing that can be understood (see :meth:`spoilt`).
 
-        :raises JobError: there is something else in its place.
+        :raises JobError: there is something else in its place, or this process may open no more files.
         """
         try:
             data = self._slot_bytes(slot)
             content: Record = loads(data) if data.endswith(b"\n") else {}
-        except (OSError, ValueError):
+        except ValueError:
+            return None
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise self._unseen(error) from None
             return None
         return None if flaws.slot_flaw(slot, content) else content
 
@@ -284,10 +290,15 @@ class Job:
         return fd
 
     def watch(self, role: str) -> int | None:
-        """Return a descriptor that hangs up (POLLHUP) when the holder of a lock ends; None if nobody holds it."""
+        """Return a descriptor that hangs up (POLLHUP) when the holder of a lock ends; None if nobody holds it.
+
+        :raises OSError: nobody can tell, as this process may open no more files.
+        """
         try:
             fd = self.open_fifo(role, os.O_RDONLY)
-        except OSError:
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                raise
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -299,11 +310,17 @@ class Job:
         return None
 
     def is_held(self, role: str) -> bool:
-        """Tell whether somebody holds a lock."""
-        fd = self.watch(role)
+        """Tell whether somebody holds a lock. :raises JobError: nobody can tell."""
+        try:
+            fd = self.watch(role)
+        except OSError as error:
+            raise self._unseen(error) from None
         if fd is not None:
             os.close(fd)
         return fd is not None
+
+    def _unseen(self, error: OSError) -> JobError:
+        return JobError("cannot look at job %s: %s" % (self.jid, error.strerror))
 
     def open_fifo(self, role: str, flags: int) -> int:
         """Open the FIFO of a role. :raises OSError: it is not there, or nobody reads what would be written."""
@@ -323,7 +340,10 @@ class Job:
 
     def leave_queue(self, turn: int) -> None:
         """Let go of the lock ``turn``: the next job of the batch may look whether its own has come."""
-        os.unlink("turn", dir_fd=self.fd)
+        try:
+            os.unlink("turn", dir_fd=self.fd)
+        except OSError:
+            pass  # a broken disk, or somebody was faster: nobody holds it any more, which is what counts
         os.close(turn)
 
     def open_stream(self, stream: str, flags: int) -> int:
@@ -464,7 +484,9 @@ def output_error(job: Job, *, probe: bool) -> str | None:
         finally:
             os.ftruncate(fd, size)
     except OSError as error:
-        return None if error.errno in (errno.EOPNOTSUPP, errno.EINVAL) else error.strerror
+        # A limit of this process says nothing of the command.
+        mine = (errno.EOPNOTSUPP, errno.EINVAL, errno.EFBIG)
+        return None if error.errno in mine else error.strerror
     finally:
         os.close(fd)
     return None
@@ -489,12 +511,17 @@ def report(job: Job, content: Record) -> None:
 def log_loss(job: Job) -> None:
     """Write the exception that is being handled to keeper.log: what ended a process of ours.
 
-    By hand: the module traceback would cost every keeper memory.
+    By hand: the module traceback would cost every keeper memory. Where it cannot be written, nobody can be told.
     """
     kind, error, frame = sys.exc_info()
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    fd = job.store.open_own(job.fd, "keeper.log", flags, job.path("keeper.log"))
+    try:
+        fd = job.store.open_own(job.fd, "keeper.log", flags, job.path("keeper.log"))
+    except (OSError, JobError):
+        return
     with open(fd, "w", encoding="utf-8") as log:
+        if os.fstat(fd).st_size > LOG_LIMIT:
+            return  # the same again and again
         while frame is not None:
             log.write("%s:%d\n" % (frame.tb_frame.f_code.co_filename, frame.tb_lineno))
             frame = frame.tb_next

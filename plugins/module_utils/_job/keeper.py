@@ -25,8 +25,8 @@ from . import (
     tree,
     unit,
 )
-from .errors import JobError
-from .folder import DamagedRecord, Job, MissingRecord, output_error
+from .errors import MISHAPS, JobError
+from .folder import DamagedRecord, Job, MissingRecord, log_loss, output_error
 from .starter import Starter
 
 TYPE_CHECKING = False
@@ -69,6 +69,7 @@ class Keeper:
         # Made when something is reported. Most commands never do, and shall not cost more for it.
         self._reports: reports.Reports | None = None
         self._stop: Record | None = None
+        self._grace_until = float("inf")  # of the ending, if there is one (monotonic clock)
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
@@ -85,7 +86,7 @@ class Keeper:
         self._wakeup = runner.wakeup_pipe()
         fds: list[int] = []
         for name in schema.STREAMS:
-            fds.append(self.job.open_stream(name, os.O_RDWR))
+            fds.append(self._open_stream(name))
             self._streams = output.Streams(fds, self.request["output_limit"])
         self._poll.register(self._wakeup[0], select.POLLIN)
         self._poll.register(self._lock, select.POLLIN)
@@ -93,6 +94,15 @@ class Keeper:
             self._poll.register(self.job.inbox, select.POLLIN)
         if to_start:
             self._starter.open()
+
+    def _open_stream(self, name: str) -> int:
+        try:
+            return self.job.open_stream(name, os.O_RDWR)
+        except (FileNotFoundError, JobError):
+            if not self._written:
+                raise
+            # The command has removed it, or put something else in its place: its deadline and its end matter still.
+            return os.open("/dev/null", os.O_RDWR)
 
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
@@ -134,12 +144,12 @@ class Keeper:
 
         :param lock: the lock ``turn``, which we hold.
         """
-        while self._stop is None and not turn.has_come(self.job.store):
-            for bell in turn.bells:
-                self._poll.register(bell, 0)
-            self._wait(turn.patience())
-            for bell in turn.bells:
-                self._poll.unregister(bell)
+        while self._stop is None:
+            try:
+                if self._has_turn(turn):
+                    break
+            except MISHAPS:  # too many open files, for example: nobody can tell whose turn it is
+                time.sleep(runner.RECORD_INTERVAL)
             turn.rest()
         self._wait(0)  # who stops many asks us before those whose end gives us our turn
         cut_off = shutdown.heard() and shutdown.is_under_way()
@@ -154,6 +164,19 @@ class Keeper:
                 self._starter.recall()
                 self.gone, self.ending = True, schema.not_started(error.msg)
         self.job.leave_queue(lock)
+
+    def _has_turn(self, turn: Turn) -> bool:
+        """Tell whether a job's turn has come; if not, only when something has changed."""
+        if turn.has_come(self.job.store):
+            return True
+        for bell in turn.bells:
+            self._poll.register(bell, 0)
+        try:
+            self._wait(turn.patience())
+        finally:
+            for bell in turn.bells:
+                self._poll.unregister(bell)
+        return False
 
     def _start(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> None:
         begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
@@ -174,9 +197,9 @@ class Keeper:
 
     def take_over(self, record: Record) -> None:
         """Be the keeper of a job that has lost its own. Its processes are not our descendants."""
+        self._written = json.dumps(record).encode()
         self.open(to_start=False)
         self._become_keeper()
-        self._written = json.dumps(record).encode()
         private = record[schema.PRIVATE]
         self.command, self._began = private["command"]["pid"], private["monotonic"]
         started = private["command"]["started"]
@@ -202,13 +225,32 @@ class Keeper:
             self.runner = 0
             command = json.loads(self._written)[schema.PRIVATE]["command"]
             self.exited = self.job.slot("exit")
+            # What cannot be seen may be there.
+            os.close(os.open("/proc/%d/stat" % os.getpid(), os.O_RDONLY))
             self.gone = not tree.is_command(command["pid"], command["started"])
             self._reap()  # if it has become our child, it may have ended since
 
     # -- stay -------------------------------------------------------------------------------------------------------
 
     def supervise(self) -> None:
-        """Stay until the job has ended, and write its final record."""
+        """Stay until the job has ended, and write its final record, whatever the machine refuses meanwhile."""
+        until = 0.0
+        while True:
+            try:
+                self._stay()
+                break
+            except Exception as error:  # pylint: disable=broad-exception-caught  # we may be the only witness
+                if not until:
+                    log_loss(self.job)
+                if not until or not self._over():
+                    until = time.monotonic() + runner.RECORD_PATIENCE
+                if self._over() and runner.is_final(error, until):
+                    raise  # nobody can write the end down: every look comes to a verdict by itself
+                time.sleep(runner.RECORD_INTERVAL)
+        self._leave()
+
+    def _stay(self) -> None:
+        """Stay until the job has ended, and write its final record. It may be tried again if something goes wrong."""
         timeout = self.request["timeout"]
         deadline = self._began + timeout if timeout else None
         if self.request["watchdog"]:
@@ -264,7 +306,10 @@ class Keeper:
         milliseconds = None if seconds is None else int(min(seconds, LONGEST_SLEEP) * 1000) + 1
         for fd, _events in self._poll.poll(milliseconds):
             if fd == self._wakeup[0]:
-                child_changed = signal.SIGCHLD in os.read(fd, 4096)
+                told = os.read(fd, 4096)
+                child_changed = signal.SIGCHLD in told
+                if signal.SIGIO in told:
+                    self._streams.stir()
             elif fd == self._report:
                 self._read_report()
             elif fd == self._lock:
@@ -316,8 +361,9 @@ class Keeper:
             self._stop = stop
 
     def _kill_at(self) -> float:
-        """Return when those who have asked us to stop want SIGKILL (monotonic clock)."""
-        return float("inf") if self._stop is None else float(self._stop["kill_at"])
+        """Return when SIGKILL is due: what those want who have asked us to stop, and what has been begun says."""
+        asked = float("inf") if self._stop is None else float(self._stop["kill_at"])
+        return min(asked, self._grace_until)
 
     def _reap(self) -> None:
         """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
@@ -336,8 +382,11 @@ class Keeper:
 
     def _limit_output(self) -> None:
         """Keep the output within its limit; and if there is more, ask whether the disk has room for it."""
-        if self._streams.check(self.job.fd) and self._streams.error is None:
-            self._streams.error = output_error(self.job, probe=False)
+        try:
+            if self._streams.check(self.job) and self._streams.error is None:
+                self._streams.error = output_error(self.job, probe=False)
+        except MISHAPS:
+            pass  # tried again with the next look
 
     # -- end --------------------------------------------------------------------------------------------------------
 
@@ -351,7 +400,7 @@ class Keeper:
             spared={os.getpid(), self.runner},
             marked=not self.subreaper,
         )
-        return cgroup.joined(found, self._groups)
+        return cgroup.joined(found, self._groups, self.job.jid)
 
     def _end_tree(self, state: str, how: Record) -> None:
         """End every process of the job, and note why before the first signal.
@@ -359,6 +408,8 @@ class Keeper:
         :param how: ``signal`` and ``grace``; ``reason`` and ``by`` if somebody has asked for it.
         """
         self.ending = {"reason": None, **how, "state": state, "survivors": []}
+        # Whatever interrupts us, the grace does not begin anew.
+        self._grace_until = min(self._grace_until, time.monotonic() + how["grace"])
         self._note("ending", self.ending)
         left = tree.end(
             self._members,
@@ -366,7 +417,7 @@ class Keeper:
             grace=how["grace"],
             pause=self._pause,
             kill_at=self._kill_at,
-            at_once=lambda: cgroup.kill(self._groups),
+            at_once=lambda: cgroup.kill(self._groups, self.job.jid),
         )
         if left:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
@@ -387,6 +438,8 @@ class Keeper:
     def _conclude(self) -> None:
         if self.ending is None:
             self._note_shutdown()
+        self._limit_output()
+        self._streams.renew(self.job)
         self._limit_output()
         record = json.loads(self._written)
         hearing = self._hearing()
@@ -414,6 +467,9 @@ class Keeper:
             )
         self.job.conclude(final)
         hearing.close()
+
+    def _leave(self) -> None:
+        """Tell whoever waits that the job has ended, and leave nothing of ours."""
         os.close(self._lock)  # wakes whoever waits for the end
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
@@ -427,12 +483,13 @@ class Keeper:
         ):
             found.update({name: text, name + "_bytes": size})
             found["truncated"] = found["truncated"] or cut
+        found["truncated"] = found["truncated"] or self._streams.is_replaced
         return found
 
     def _note(self, slot: str, content: Record) -> None:
         try:
             self.job.fill(slot, content)
-        except OSError:
+        except MISHAPS:
             pass  # the disk is broken: the final record is the next chance to say it
 
 

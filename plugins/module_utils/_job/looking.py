@@ -142,7 +142,9 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
             private["command"]["pid"], private["command"]["started"]
         )
         evidence.left = bool(
-            ending and same_boot and cgroup.joined(tree.marked(job.jid), unit.groups(private))
+            ending
+            and same_boot
+            and cgroup.joined(tree.marked(job.jid), unit.groups(private), job.jid)
         )
         evidence.damaged = schema.FLAW in private or (exited is None and job.spoilt("exit"))
     state, reason = schema.verdict(evidence)

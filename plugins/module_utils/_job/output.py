@@ -11,18 +11,21 @@ size stay those of the stream, whoever reads and whenever.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 
-from . import kernel
+from . import kernel, schema
+from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    pass
+    from .folder import Job
 
 # Seconds between two looks at the size of what grows: disk use stays within limit plus one second of writing.
 CHECK_INTERVAL = 0.8
 
 _BLOCK = 4096  # holes are made of whole blocks
+_NOWHERE = 1 << 62  # beyond the end of any file
 _MARK = "\n[... %d bytes are not shown here ...]\n"
 _MARK_ROOM = 64
 
@@ -38,19 +41,33 @@ class Limiter:
         self.fd = fd
         self.limit = limit
         self._hole_from = -(-(limit // 2) // _BLOCK) * _BLOCK
-        self._hole_to = self._hole_from
+        self._tells_holes = True  # does the file system
         self._size = 0
 
     def check(self) -> bool:
-        """Punch out what has come to lie in the middle since the last check; tell whether there is more than then."""
+        """Punch out what has come to lie in the middle since the last check; tell whether the size has changed.
+
+        Where that begins is not remembered, but asked (lseek(2)): a command may truncate its output, or write it anew.
+        """
         size = os.lseek(self.fd, 0, os.SEEK_END)  # a number; fstat would make twenty
+        has_changed = size != self._size
         end = (size - (self.limit - self.limit // 2)) // _BLOCK * _BLOCK
-        if self.limit and end > self._hole_to:
-            kernel.punch_hole(self.fd, self._hole_to, end)
-            self._hole_to = end
-        grown = size != self._size
+        if self.limit and end > self._hole_from and (self._tells_holes or has_changed):
+            begin = self._first_data() // _BLOCK * _BLOCK
+            if begin < end:
+                kernel.punch_hole(self.fd, begin, end)
+                self._tells_holes = self._tells_holes and self._first_data() >= end
         self._size = size
-        return grown
+        return has_changed
+
+    def _first_data(self) -> int:
+        """Return where the first bytes beyond the head are that take room."""
+        if not self._tells_holes:
+            return self._hole_from
+        try:
+            return max(self._hole_from, os.lseek(self.fd, self._hole_from, os.SEEK_DATA))
+        except OSError as error:
+            return _NOWHERE if error.errno == errno.ENXIO else self._hole_from
 
 
 class Streams:
@@ -63,9 +80,16 @@ class Streams:
     def __init__(self, fds: list[int], limit: int) -> None:
         self.fds = fds
         self.is_quiet = False  # nothing has been written lately, and the kernel tells when it is
+        self.is_replaced = False  # somebody has put another file in the place of one: not all output is in it
         self.error: str | None = None  # what the disk told, or would have told, the command
+        self._is_stirred = False
         self._limit = limit
+        self._given = tuple(fds)  # what the command got
         self._limiters = [Limiter(fd, limit) for fd in fds]
+
+    def stir(self) -> None:
+        """Take note that something has been written in the folder, as :meth:`expect` asked."""
+        self.is_quiet, self._is_stirred = False, True
 
     def expect(self, folder: int) -> None:
         """Have the first byte announced, before there can be any: so a command that writes nothing is never looked at.
@@ -74,16 +98,34 @@ class Streams:
         """
         self.is_quiet = kernel.announce_writing(folder)
 
-    def check(self, folder: int) -> bool:
-        """Keep them within their limit, and tell whether they have grown since the last check.
-
-        :param folder: descriptor of the one that holds them.
-        """
+    def check(self, job: Job) -> bool:
+        """Keep them within their limit, and tell whether they have grown since the last check."""
         grown = self._has_grown()
-        # Asked for before the last look, so that nothing is written unnoticed in between.
-        told = not grown and kernel.announce_writing(folder)
+        if self._is_stirred and not grown:
+            self.renew(job)
+        # Asked for before the last look, so that nothing is written unnoticed in between. But not at once after the
+        # last announcement: who writes the same bytes again and again would keep us awake.
+        told = not grown and not self._is_stirred and kernel.announce_writing(job.fd)
+        self._is_stirred = False
         self.is_quiet = told and not self._has_grown()
         return grown
+
+    def renew(self, job: Job) -> None:
+        """Go on with the files that have taken the place of ours; the command may write to these or to those."""
+        for number, name in enumerate(schema.STREAMS):
+            try:
+                found = os.stat(name, dir_fd=job.fd, follow_symlinks=False)
+                if os.path.samestat(found, os.fstat(self.fds[number])):
+                    continue
+                self.is_replaced = True
+                fd = job.open_stream(name, os.O_RDWR)
+            except (OSError, JobError):  # removed, or nothing that we may write to: we have what was there before
+                continue
+            before, self.fds[number] = self.fds[number], fd
+            if before not in self._given:
+                self._limiters = [one for one in self._limiters if one.fd != before]
+                os.close(before)
+            self._limiters.append(Limiter(fd, self._limit))
 
     def _has_grown(self) -> bool:
         grown = False

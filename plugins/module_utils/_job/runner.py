@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import select
 import signal
 import time
 
 from . import cgroup, kernel, reports, shutdown, unit
-from .folder import log_loss
+from .errors import MISHAPS, SHORTAGES
+from .folder import DamagedRecord, MissingRecord, log_loss
 from .schema import COOKIE
 
 TYPE_CHECKING = False
@@ -32,20 +34,45 @@ TOLD = (signal.SIGCHLD, signal.SIGIO)  # a child has changed; see kernel.announc
 # Seconds between two attempts to give a job a new keeper: one that dies at once is not worth a storm.
 ADOPT_INTERVAL = 1.0
 
+# Seconds between two attempts to write something down, and for how long a disk that refuses it is asked again.
+RECORD_INTERVAL = 1.0
+RECORD_PATIENCE = 10.0
+
+# The limits of the caller that could end a process of ours, or keep it from its work (getrlimit(2)).
+LIMITS = (
+    resource.RLIMIT_FSIZE,
+    resource.RLIMIT_CPU,
+    resource.RLIMIT_AS,
+    resource.RLIMIT_DATA,
+    resource.RLIMIT_NOFILE,
+    resource.RLIMIT_NPROC,
+)
+TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
 
 class Inheritance:
     """What the launcher got from the module, and the command must not miss.
 
-    Making one changes it: the launcher, and all that it forks, are private and deaf to the signals of others.
+    Making one changes it: the launcher, and all that it forks, are private, deaf to the signals of others, hear
+    those that they need, and are only subject to the hard limits of the caller.
     """
 
     def __init__(self) -> None:
+        _open_stdio()
         self.umask = os.umask(0o077)
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
         for number in TOLD:
             signal.signal(number, lambda _number, _frame: None)  # see wakeup_pipe
+        for timer in TIMERS:
+            signal.setitimer(timer, 0)  # an alarm(2) survives an exec
         shutdown.listen()
+        self._limits: list[tuple[int, tuple[int, int]]] = []
+        for limit in LIMITS:
+            soft, hard = resource.getrlimit(limit)
+            if soft != hard:
+                resource.setrlimit(limit, (hard, hard))
+                self._limits.append((limit, (soft, hard)))
 
     def restore(self) -> None:
         """Let the command have the umask of the module, and every signal: none is ignored, none blocked.
@@ -53,9 +80,27 @@ class Inheritance:
         Who launches behind nohup, or in the background of a script, ignores some. Its jobs would be deaf to these.
         """
         os.umask(self.umask)
-        for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
-            signal.signal(number, signal.SIG_DFL)
+        for number in range(1, signal.NSIG):
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                try:
+                    signal.signal(number, signal.SIG_DFL)
+                except OSError:
+                    pass  # one of the C library's own
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def restore_limits(self) -> None:
+        """Let the command have the limits of the module. Nothing but the exec should follow: they may be tight."""
+        for limit, both in self._limits:
+            resource.setrlimit(limit, both)
+
+
+def _open_stdio() -> None:
+    """Give descriptors 0 to 2 a meaning where the caller has closed them, or files of ours would take their place."""
+    while True:
+        fd = os.open("/dev/null", os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
 
 
 class Outfit:
@@ -132,8 +177,38 @@ def run(
         end = ended(status, unit.groups(request))
         _tell(outfit.report_in, json.dumps(end).encode())
         os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
-        job.fill("exit", end)
+        _record(job, end)
     os.close(lock)
+
+
+def _record(job: Job, end: Record) -> None:
+    """Write the exit record. While that fails, only the memory of this process and of the keeper holds it."""
+    until = time.monotonic() + RECORD_PATIENCE
+    while True:
+        try:
+            job.fill("exit", end)
+            return
+        except MISHAPS as error:
+            if is_final(error, until):
+                return
+        try:
+            if job.read_record(brief=True)["finished"]:  # the keeper has been luckier
+                return
+        except (*MISHAPS, MissingRecord, DamagedRecord):
+            pass
+        time.sleep(RECORD_INTERVAL)
+
+
+def is_final(error: BaseException, until: float) -> bool:
+    """Tell whether it makes no sense to go on trying to write to a job's folder.
+
+    :param until: when to believe a disk that it is broken (monotonic clock).
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOENT:  # somebody has removed the folder
+        return True
+    is_short = isinstance(error, MemoryError) or number in SHORTAGES
+    return not is_short and time.monotonic() >= until
 
 
 def ended(status: int, groups: list[str]) -> Record:
@@ -182,9 +257,16 @@ def _wait_for(pid: int, job: Job, outfit: Outfit, new_keeper: Callable[[], None]
             pause = max(0.0, adopted + ADOPT_INTERVAL - time.monotonic())
             if pause == 0:
                 adopted = time.monotonic()
-                new_keeper()
-                keeper = _watch_keeper(job, poll)
-        events = dict(poll.poll(None if pause is None else int(pause * 1000) + 1))
+                try:
+                    new_keeper()
+                    keeper = _watch_keeper(job, poll)
+                except MISHAPS:
+                    pass  # too many open files, or processes: asked again after the interval
+        try:
+            events = dict(poll.poll(None if pause is None else int(pause * 1000) + 1))
+        except (OSError, MemoryError):  # a lack of memory, or a limit of descriptors that somebody has lowered
+            time.sleep(ADOPT_INTERVAL)
+            continue
         if wakeup in events:
             os.read(wakeup, 4096)
         if keeper is not None and keeper in events:
@@ -222,17 +304,22 @@ def _ended(command: int) -> int | None:
 def _fork_keeper(job: Job, lock: int, adopt: Callable[[Job, list[int]], None]) -> None:
     """Start a keeper and wait until it holds the lock, or has ended."""
     ready_out, ready_in = os.pipe()
-    if os.fork() == 0:
+    try:
+        if os.fork() == 0:
+            os.close(ready_out)
+            try:
+                adopt(job, [lock, ready_in])
+            except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
+                log_loss(job)
+            finally:
+                os._exit(0)
+        os.close(ready_in)
+        ready_in = -1
+        os.read(ready_out, 1)
+    finally:
         os.close(ready_out)
-        try:
-            adopt(job, [lock, ready_in])
-        except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
-            log_loss(job)
-        finally:
-            os._exit(0)
-    os.close(ready_in)
-    os.read(ready_out, 1)
-    os.close(ready_out)
+        if ready_in >= 0:
+            os.close(ready_in)
 
 
 def _tell(fd: int, line: bytes) -> None:
@@ -283,6 +370,7 @@ def _become_command(
                 os.umask(request["umask"])
             parameter, subject = request["parameter"], request["argv"][0]
             environment = _environment(job.jid, request["env"], addresses)
+            inheritance.restore_limits()
             os.execvpe(request["argv"][0], request["argv"], environment)
     except OSError as error:
         told: Record = {"parameter": parameter, "subject": subject}

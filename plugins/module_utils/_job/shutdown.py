@@ -19,9 +19,10 @@ SENT = (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 def listen() -> None:
     """Take note from now on, in this process and those that it forks, of a SIGTERM, which is ignored.
 
-    A signal that is blocked waits even if it is ignored (sigpending(2)), at no cost.
+    A signal that is blocked waits even if it is ignored (sigpending(2)), at no cost. No other signal is blocked then,
+    whatever the caller's mask: we rely on SIGCHLD and SIGIO.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    signal.pthread_sigmask(signal.SIG_SETMASK, (signal.SIGTERM,))
 
 
 def heard() -> bool:

@@ -136,7 +136,7 @@ class Stop:
             found = tree.members(
                 self.job.jid, roots=runner, session=None, spared=spared, marked=True
             )
-            return cgroup.joined(found, groups)
+            return cgroup.joined(found, groups, self.job.jid)
 
         def pause(seconds: float) -> bool:
             time.sleep(seconds)
@@ -148,7 +148,7 @@ class Stop:
             number=how["signal"],
             grace=how["grace"],
             pause=pause,
-            at_once=lambda: cgroup.kill(groups),
+            at_once=lambda: cgroup.kill(groups, self.job.jid),
         )
 
 

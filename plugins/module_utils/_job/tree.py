@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 KILL_PATIENCE = 2.0
 # Seconds between two looks at a tree that is being ended: the first, and the longest.
 SWEEP_INTERVAL = (0.01, 0.25)
+# What a keeper or a runner has open of its job: the end of the path, and the mode of the link to it (proc(5)).
+_ROLES = ("keeper", "runner", "turn")
+_FOLDERS = ("/.durable/jobs", "/.durable/gone")
+_READ_AND_WRITE = 0o600
 
 
 class Process:
@@ -93,7 +97,7 @@ def members(
     if session is None and not marked:
         # Cheap, and made for a hundred keepers that end their jobs at the same time. It may miss what is being born or
         # dies: "nothing" is only believed of a look at all processes.
-        seen = (process(pid) for pid in sorted(_family(roots) - spared))
+        seen = (process(pid) for pid in sorted(_family(roots, jid) - spared))
         alive = [one for one in seen if one is not None and not one.zombie]
         if alive:
             return alive
@@ -104,7 +108,9 @@ def members(
     if marked:
         mark = ("%s=%s" % (COOKIE, jid)).encode()
         found.update(pid for pid in table if mark in _environment(pid))
-    return [table[pid] for pid in sorted(found - spared) if not table[pid].zombie]
+    found -= spared
+    found -= of_other_jobs(found, jid, table)
+    return [table[pid] for pid in sorted(found) if not table[pid].zombie]
 
 
 def descendants(table: dict[int, Process], roots: Iterable[int]) -> set[int]:
@@ -122,8 +128,57 @@ def descendants(table: dict[int, Process], roots: Iterable[int]) -> set[int]:
     return found
 
 
-def _family(roots: Iterable[int]) -> set[int]:
-    """Return the pids of what descends from some processes, as each of them names its children (proc(5))."""
+def of_other_jobs(
+    pids: Iterable[int], jid: str, table: dict[int, Process] | None = None
+) -> set[int]:
+    """Return the pids of the keepers and runners of other jobs than ``jid`` among some, and of all below these.
+
+    A job that is launched from inside another one is a job of its own, though its keeper descends from that one.
+
+    :param table: all processes; they are looked at if they are needed and not given.
+    """
+    foreign = {pid for pid in pids if _serves_other_job(pid, jid)}
+    if foreign:
+        foreign |= descendants(all_processes() if table is None else table, foreign)
+    return foreign
+
+
+def _serves_other_job(pid: int, jid: str) -> bool:
+    """Tell whether a process is the keeper or the runner of another job: it has the FIFO of that role open.
+
+    It has it open for reading and writing. Those who wait for the job's end only read (``Job.watch``).
+    """
+    folder = "/proc/%d/fd" % pid
+    try:
+        fds = os.listdir(folder)
+    except PermissionError:  # somebody else's, so its command line must do
+        return _runs_engine(pid)
+    except OSError:
+        return False
+    for fd in fds:
+        try:
+            where, other, role = os.readlink("%s/%s" % (folder, fd)).rsplit("/", 2)
+            if role in _ROLES and other != jid and where.endswith(_FOLDERS):
+                if os.lstat("%s/%s" % (folder, fd)).st_mode & _READ_AND_WRITE == _READ_AND_WRITE:
+                    return True
+        except (OSError, ValueError):  # closed meanwhile; or no path of three names
+            continue
+    return False
+
+
+def _runs_engine(pid: int) -> bool:
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as cmdline:
+            return b"/.durable/engine/" in cmdline.read()
+    except OSError:
+        return False
+
+
+def _family(roots: Iterable[int], jid: str) -> set[int]:
+    """Return the pids of what descends from some processes, as each of them names its children (proc(5)).
+
+    Other jobs than ``jid``, and what is below them, are left out.
+    """
     found = set()
     todo = list(roots)
     while todo:
@@ -131,7 +186,8 @@ def _family(roots: Iterable[int]) -> set[int]:
         try:
             for thread in os.listdir(tasks):
                 with open("%s/%s/children" % (tasks, thread), "rb") as children:
-                    todo += [int(pid) for pid in children.read().split() if int(pid) not in found]
+                    new = set(map(int, children.read().split())) - found
+                    todo += [pid for pid in new if not _serves_other_job(pid, jid)]
         except OSError:  # it has ended, or the kernel was built without such lists
             continue
         found.update(todo)

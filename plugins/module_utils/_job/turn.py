@@ -42,7 +42,10 @@ class Turn:
         return 0 < self.slots <= len(self.ahead)
 
     def has_come(self, where: Store) -> bool:
-        """Tell whether the job may start now. If not, watch :attr:`bells` and call :meth:`rest` before asking again."""
+        """Tell whether the job may start now. If not, watch :attr:`bells` and call :meth:`rest` before asking again.
+
+        :raises OSError: nobody can tell, as this process may open no more files.
+        """
         while self._unsettled:
             job = where.job(self.ahead[self._unsettled - 1])
             bell = _watch(job, "turn")
@@ -87,8 +90,11 @@ class Turn:
 def _watch(job: Job, role: str) -> int | None:
     try:
         return job.watch(role)
-    except OSError:  # removed: it had finished
+    except FileNotFoundError:  # removed: it had finished
         return None
+    except OSError:
+        job.close()
+        raise
 
 
 def _live_at_start(job: Job) -> list[str] | None:
