@@ -36,10 +36,10 @@ class ActionModule(ForwardingAction):
             pieces.take(answer)
             if answer["size"] is not None or answer["eof"]:  # else it is hidden
                 lines.take(answer["content"])
-            if answer["eof"]:
+            if answer["eof"] and not (answer["shrunk"] and answer["size"]):
                 lines.end()
                 return dict(answer, **pieces.result())
-            args["offset"] = answer["next_offset"]
+            args["offset"] = 0 if answer["shrunk"] else answer["next_offset"]
             answer = self._execute_module(
                 module_name=self.module, module_args=args, task_vars=task_vars
             )

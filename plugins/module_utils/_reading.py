@@ -130,9 +130,11 @@ class Reader:
     def wait(self, offset: int, seconds: float) -> None:
         """Return when there is something to read at an offset, when the job has finished, or after so many seconds."""
         until = time.monotonic() + seconds
-        while not self.record["finished"] and (
-            self.hidden or not self.piece(offset, _CHARACTER)["content"]
-        ):
+        while not self.record["finished"]:
+            if not self.hidden:
+                found = self.piece(offset, _CHARACTER)
+                if found["content"] or found["shrunk"]:
+                    return
             left = until - time.monotonic()
             if left <= 0:
                 return
@@ -176,7 +178,9 @@ class Reader:
         """
         if self.hidden is not None:
             place = {"offset": offset, "next_offset": offset, "lost_bytes": 0, "size": None}
-            return dict(self._shown(self.hidden), eof=self.record["finished"], **place)
+            return dict(
+                self._shown(self.hidden), eof=self.record["finished"], shrunk=False, **place
+            )
         while True:
             size = self._source.size()
             cut_from, cut_to = before = self._source.hole()
@@ -197,6 +201,8 @@ class Reader:
             eof=self.record["finished"] and begin + used >= size,
             size=size,
             lost_bytes=begin - offset,
+            # An offset that we have returned lies within the stream, unless that has been truncated since.
+            shrunk=offset > size,
             cut_from=cut_from if is_cut else None,
             cut_to=cut_to if is_cut else None,
         )

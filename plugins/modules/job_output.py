@@ -134,8 +134,15 @@ eof:
     - Whether the job has finished and everything has been read. As long as it is false, more may come.
   returned: always
   type: bool
+shrunk:
+  description:
+    - Whether the stream has fewer bytes than O(offset). If that was RV(next_offset) of an earlier answer, the command, or a tool that
+      rotates logs, has truncated its output since. What is there now begins at offset V(0). With O(follow), reading begins there again.
+    - If the stream has grown beyond O(offset) again in the meantime, nobody can tell that it was truncated.
+  returned: always
+  type: bool
 size:
-  description: How many bytes have been written so far; null if the output is hidden.
+  description: How many bytes the stream has; null if the output is hidden.
   returned: always
   type: int
 lost_bytes:

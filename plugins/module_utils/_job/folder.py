@@ -81,6 +81,7 @@ class Job:
         :raises MissingRecord: there is none.
         :raises DamagedRecord: what is there is not a record that this version understands, and there
             is no copy. The text says why.
+        :raises JobError: this process may open no more files.
         """
         try:
             return self._read_record(self.jid, self.store.fd, brief=brief)
@@ -104,6 +105,8 @@ class Job:
         except FileNotFoundError:
             raise MissingRecord(self.jid) from None
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise self._unseen(error) from None
             raise DamagedRecord("it cannot be read: %s" % error.strerror) from None
         try:
             found = os.fstat(fd)

@@ -109,6 +109,13 @@ class Keeper:
         own = [fd for fd in (*self._wakeup, self.job.inbox) if fd >= 0]
         return self._streams.fds + own + self._starter.opened()
 
+    def close(self) -> None:
+        """Close them, and what :meth:`take_over` opened."""
+        for fd in (*self.opened(), self._watch):
+            if fd >= 0:
+                os.close(fd)
+        self.job.inbox = -1
+
     # -- launch -----------------------------------------------------------------------------------------------------
 
     def launch(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> bytes:
@@ -512,10 +519,26 @@ def adopt(job: Job, borrowed: list[int]) -> None:
         os.close(fd)
     if lock is None:
         return
-    record = job.read_record()
-    if record["finished"] or not record["started"]:
-        return
+    keeper = None
+    while keeper is None:
+        try:
+            record = job.read_record()
+            if record["finished"] or not record["started"]:
+                return
+            keeper = _successor(job, record, lock)
+        except MISHAPS:
+            log_loss(job)
+            time.sleep(runner.RECORD_INTERVAL)
+    keeper.supervise()
+
+
+def _successor(job: Job, record: Record, lock: int) -> Keeper:
+    """Return a keeper that has taken over. If that fails, nothing of it is left open."""
     asked: Record = {"max_timeout": None, "watchdog": None, "timeout": record["timeout"]}
     keeper = Keeper(job, dict(asked, **record[schema.PRIVATE]), lock)
-    keeper.take_over(record)
-    keeper.supervise()
+    try:
+        keeper.take_over(record)
+    except BaseException:
+        keeper.close()
+        raise
+    return keeper
