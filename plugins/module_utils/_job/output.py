@@ -101,7 +101,7 @@ class Streams:
     def check(self, job: Job) -> bool:
         """Keep them within their limit, and tell whether they have grown since the last check."""
         grown = self._has_grown()
-        if self._is_stirred and not grown:
+        if not grown:
             self.renew(job)
         # Asked for before the last look, so that nothing is written unnoticed in between. But not at once after the
         # last announcement: who writes the same bytes again and again would keep us awake.

@@ -205,6 +205,21 @@ def test_holes_that_the_command_made_itself_are_zeros_and_nothing_was_cut(launch
     assert found["cut_from"] is None and len(found["content"]) == found["size"]
 
 
+def test_a_cursor_beyond_a_stream_that_has_been_truncated_is_told_so(launcher):
+    truncate = "until [ -e go ]; do sleep 0.02; done; truncate -s 0 /proc/self/fd/1; echo new; sleep 60"
+    job = launcher.ready("echo a longer line; " + truncate, chdir=launcher.store.path)
+    first = piece(job)
+    assert (first["content"], first["shrunk"]) == ("a longer line\n", False)
+    threading.Timer(0.3, launcher.release).start()
+    reader = reading(job)
+    reader.wait(first["next_offset"], LONG)
+    reader.close()
+    until(lambda: piece(job, 14)["size"] == 4, "the new line")
+    found = piece(job, first["next_offset"])
+    assert (found["content"], found["shrunk"], found["next_offset"]) == ("", True, 14)
+    assert piece(job, 0)["content"] == "new\n"
+
+
 def test_waiting_ends_with_more_output_and_costs_little(launcher):
     job = launcher.gated("echo more; sleep 60")
     threading.Timer(0.5, launcher.release).start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -139,3 +140,67 @@ def test_a_burst_after_a_pause_is_kept_within_the_limit(launcher):
     with open(os.path.join(launcher.store.path, "end"), "wb"):
         pass
     assert launcher.finished(job)["stdout_bytes"] == 3_000_000
+
+
+MEGABYTES = 1_000_000
+FILE = "f=$(readlink /proc/$$/fd/1); "
+
+
+def write(megabytes):
+    return f"head -c {megabytes * MEGABYTES} /dev/zero; "
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        write(60) + "truncate -s 0 /proc/self/fd/1; " + write(50),
+        write(50) + "truncate -s 0 /proc/self/fd/1; " + write(50),
+        write(20) + "truncate -s 5000000 /proc/self/fd/1; " + write(70),
+        FILE + write(60) + ": > $f; " + write(50),
+        FILE + write(60) + "cp $f $f.1; : > $f; rm $f.1; " + write(50),
+        FILE + write(60) + "sleep 1; head -c 50000000 /dev/zero 1<> $f; true",
+        FILE + write(60) + "rm $f; " + write(50),
+        FILE + write(60) + "rm $f; exec >> $f; " + write(50),
+        FILE + write(20) + "for n in 1 2 3; do : > $f.$n; mv $f.$n $f; exec >> $f; sleep 1; done; " + write(50),
+    ],
+    ids=["more", "same", "part", "reopened", "copytruncate", "rewritten", "removed", "new", "renamed"],
+)
+@pytest.mark.parametrize("then", ["exit 3", "sleep 61"], ids=["ended", "runs on"])
+def test_the_limit_holds_though_a_stream_shrinks_or_is_replaced(launcher, line, then):
+    job = launcher.shell(line + "echo done >&2; " + then, output_limit=MEGABYTES)
+    keeper, _runner = launcher.keeper(job)
+    if then == "exit 3":
+        record = launcher.finished(job)
+        assert record["rc"] == 3
+    else:
+        until(lambda: os.stat(job.path("stderr")).st_size, "all that is written")
+        until(lambda: room_of(keeper, job) <= 2.2 * MEGABYTES, "the output is within its limit")
+    # The limit is a file's; the keeper holds the one that the command got, and the one that is there.
+    assert room_of(keeper, job) <= 2.2 * MEGABYTES
+
+
+def room_of(keeper, job):
+    """Return what the files take that have been, or are, the job's stdout."""
+    folder = f"/proc/{keeper}/fd"
+    opened = [os.path.join(folder, fd) for fd in os.listdir(folder)] if os.path.isdir(folder) else []
+    found = [os.stat(path) for path in (*opened, job.path("stdout")) if os.path.exists(path)]
+    return sum({one.st_ino: one.st_blocks * 512 for one in found}.values())
+
+
+def test_who_writes_the_same_bytes_again_and_again_does_not_keep_the_keeper_awake(launcher):
+    program = "import os\nwhile True: os.pwrite(2, b'x', 0)"
+    line = FILE + f"exec {sys.executable} -c \"{program}\" 2<> $f"
+    job = launcher.shell(line, output_limit=MEGABYTES)
+    until(lambda: os.stat(job.path("stdout")).st_size, "the first byte")
+    keeper, _runner = launcher.keeper(job)
+    before = ticks(keeper)
+    time.sleep(2)
+    assert ticks(keeper) - before <= 20
+    os.kill(job.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
+    launcher.finished(job)
+
+
+def ticks(pid):
+    """Return the processor time of a process, in ticks of 10 ms."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        return sum(map(int, stat.read().rpartition(b")")[2].split()[11:13]))
