@@ -20,6 +20,9 @@ description:
   - The command gets the environment, the umask and the working directory that
     M(ansible.builtin.command) would have given it, and
     E(DURABLE_JOB_ID), the job's id.
+  - The command has the resource limits of the caller, and hears every signal, whatever the caller ignores or blocks.
+  - A job that is launched from inside another job is a job of its own. It has its own deadline, and goes on when the outer job ends, is
+    stopped or reaches its deadline.
   - While it runs, the command may report to E(NOTIFY_SOCKET) as a service of systemd does, for example
     C(systemd-notify --status="copying files" X_PROGRESS=40). See RV(progress). It need not.
 options:

@@ -63,7 +63,7 @@ def outcome(found):
 @pytest.mark.parametrize("end", ["deadline", "stop", "end"])
 def test_the_outer_job_ends(launcher, end):
     """
-    a job launches others, one of them launches one too, and the first is ended at its deadline, on request, or by itself
+    a job launches others, one of them launches one too, and the first is ended at its deadline, on request or by itself
     | all of its own processes are gone; the others run on, and their rc is there
     """
     inner = request(

@@ -257,8 +257,10 @@ def test_signals_of_the_caller(launcher, how):
     )
     failed, limited, status = launcher.jobs
     assert outcome(launcher.finished(failed)) == ("failed", 3, None)
-    room = lambda: os.stat(limited.path("stdout")).st_blocks * 512
-    until(lambda: os.stat(limited.path("stdout")).st_size == 20_000_000 and room() < 200_000)
+    stdout = limited.path("stdout")
+    until(
+        lambda: os.stat(stdout).st_size == 20_000_000 and os.stat(stdout).st_blocks * 512 < 200_000
+    )
     assert launcher.finished(limited)["state"] == "timed_out"
     lines = launcher.finished(status)["stdout"].splitlines()
     library = 3 << 31  # two signals are the C library's own

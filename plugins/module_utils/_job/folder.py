@@ -105,9 +105,7 @@ class Job:
         except FileNotFoundError:
             raise MissingRecord(self.jid) from None
         except OSError as error:
-            if error.errno in SHORTAGES:
-                raise self._unseen(error) from None
-            raise DamagedRecord("it cannot be read: %s" % error.strerror) from None
+            raise self._unreadable(error) from None
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
@@ -123,6 +121,11 @@ class Job:
             raise DamagedRecord("it cannot be read: %s" % error.strerror) from None
         finally:
             os.close(fd)
+
+    def _unreadable(self, error: OSError) -> Exception:
+        if error.errno in SHORTAGES:  # that says nothing of the record
+            return self._unseen(error)
+        return DamagedRecord("it cannot be read: %s" % error.strerror)
 
     @files.privately
     def publish(self, record: Record) -> None:

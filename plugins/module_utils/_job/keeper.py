@@ -69,7 +69,6 @@ class Keeper:
         # Made when something is reported. Most commands never do, and shall not cost more for it.
         self._reports: reports.Reports | None = None
         self._stop: Record | None = None
-        self._grace_until = float("inf")  # of the ending, if there is one (monotonic clock)
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
@@ -313,10 +312,7 @@ class Keeper:
         milliseconds = None if seconds is None else int(min(seconds, LONGEST_SLEEP) * 1000) + 1
         for fd, _events in self._poll.poll(milliseconds):
             if fd == self._wakeup[0]:
-                told = os.read(fd, 4096)
-                child_changed = signal.SIGCHLD in told
-                if signal.SIGIO in told:
-                    self._streams.stir()
+                child_changed = self._woken(os.read(fd, 4096))
             elif fd == self._report:
                 self._read_report()
             elif fd == self._lock:
@@ -329,6 +325,12 @@ class Keeper:
             self._reap()
         if self.command and self.exited is None and not (self.subreaper and self.runner):
             self._look_for_end()
+
+    def _woken(self, signals: bytes) -> bool:
+        """Take note of signals that have come; tell whether one of them tells of a child."""
+        if signal.SIGIO in signals:
+            self._streams.stir()
+        return signal.SIGCHLD in signals
 
     def _read_reports(self) -> None:
         """Read what the command has reported; whatever comes before there is one is somebody else's."""
@@ -370,7 +372,10 @@ class Keeper:
     def _kill_at(self) -> float:
         """Return when SIGKILL is due: what those want who have asked us to stop, and what has been begun says."""
         asked = float("inf") if self._stop is None else float(self._stop["kill_at"])
-        return min(asked, self._grace_until)
+        return min(asked, self._grace_until())
+
+    def _grace_until(self) -> float:
+        return float((self.ending or {}).get("kill_at", float("inf")))
 
     def _reap(self) -> None:
         """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
@@ -414,9 +419,9 @@ class Keeper:
 
         :param how: ``signal`` and ``grace``; ``reason`` and ``by`` if somebody has asked for it.
         """
-        self.ending = {"reason": None, **how, "state": state, "survivors": []}
         # Whatever interrupts us, the grace does not begin anew.
-        self._grace_until = min(self._grace_until, time.monotonic() + how["grace"])
+        kill_at = min(self._grace_until(), time.monotonic() + how["grace"])
+        self.ending = {"reason": None, **how, "state": state, "survivors": [], "kill_at": kill_at}
         self._note("ending", self.ending)
         left = tree.end(
             self._members,

@@ -80,7 +80,9 @@ class Streams:
     def __init__(self, fds: list[int], limit: int) -> None:
         self.fds = fds
         self.is_quiet = False  # nothing has been written lately, and the kernel tells when it is
-        self.is_replaced = False  # somebody has put another file in the place of one: not all output is in it
+        self.is_replaced = (
+            False  # somebody has put another file in the place of one: not all output is in it
+        )
         self.error: str | None = None  # what the disk told, or would have told, the command
         self._is_stirred = False
         self._limit = limit
@@ -119,7 +121,10 @@ class Streams:
                     continue
                 self.is_replaced = True
                 fd = job.open_stream(name, os.O_RDWR)
-            except (OSError, JobError):  # removed, or nothing that we may write to: we have what was there before
+            except (
+                OSError,
+                JobError,
+            ):  # removed, or nothing that we may write to: we have what was there before
                 continue
             before, self.fds[number] = self.fds[number], fd
             if before not in self._given:

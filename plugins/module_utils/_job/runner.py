@@ -257,14 +257,13 @@ def _wait_for(pid: int, job: Job, outfit: Outfit, new_keeper: Callable[[], None]
             pause = max(0.0, adopted + ADOPT_INTERVAL - time.monotonic())
             if pause == 0:
                 adopted = time.monotonic()
-                try:
-                    new_keeper()
-                    keeper = _watch_keeper(job, poll)
-                except MISHAPS:
-                    pass  # too many open files, or processes: asked again after the interval
+                keeper = _replaced(job, poll, new_keeper)
         try:
             events = dict(poll.poll(None if pause is None else int(pause * 1000) + 1))
-        except (OSError, MemoryError):  # a lack of memory, or a limit of descriptors that somebody has lowered
+        except (
+            OSError,
+            MemoryError,
+        ):  # a lack of memory, or a limit of descriptors that somebody has lowered
             time.sleep(ADOPT_INTERVAL)
             continue
         if wakeup in events:
@@ -273,6 +272,15 @@ def _wait_for(pid: int, job: Job, outfit: Outfit, new_keeper: Callable[[], None]
             poll.unregister(keeper)
             os.close(keeper)
             keeper = None
+
+
+def _replaced(job: Job, poll: select.poll, new_keeper: Callable[[], None]) -> int | None:
+    """Start a new keeper and watch it; None if that must be tried again."""
+    try:
+        new_keeper()
+        return _watch_keeper(job, poll)
+    except MISHAPS:  # too many open files, or processes
+        return None
 
 
 def _watch_keeper(job: Job, poll: select.poll) -> int | None:

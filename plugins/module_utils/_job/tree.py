@@ -179,7 +179,7 @@ def _family(roots: Iterable[int], jid: str) -> set[int]:
 
     Other jobs than ``jid``, and what is below them, are left out.
     """
-    found = set()
+    found: set[int] = set()
     todo = list(roots)
     while todo:
         tasks = "/proc/%d/task" % todo.pop()

@@ -206,7 +206,9 @@ def test_holes_that_the_command_made_itself_are_zeros_and_nothing_was_cut(launch
 
 
 def test_a_cursor_beyond_a_stream_that_has_been_truncated_is_told_so(launcher):
-    truncate = "until [ -e go ]; do sleep 0.02; done; truncate -s 0 /proc/self/fd/1; echo new; sleep 60"
+    truncate = (
+        "until [ -e go ]; do sleep 0.02; done; truncate -s 0 /proc/self/fd/1; echo new; sleep 60"
+    )
     job = launcher.ready("echo a longer line; " + truncate, chdir=launcher.store.path)
     first = piece(job)
     assert (first["content"], first["shrunk"]) == ("a longer line\n", False)

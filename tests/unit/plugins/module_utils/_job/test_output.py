@@ -161,9 +161,22 @@ def write(megabytes):
         FILE + write(60) + "sleep 1; head -c 50000000 /dev/zero 1<> $f; true",
         FILE + write(60) + "rm $f; " + write(50),
         FILE + write(60) + "rm $f; exec >> $f; " + write(50),
-        FILE + write(20) + "for n in 1 2 3; do : > $f.$n; mv $f.$n $f; exec >> $f; sleep 1; done; " + write(50),
+        FILE
+        + write(20)
+        + "for n in 1 2 3; do : > $f.$n; mv $f.$n $f; exec >> $f; sleep 1; done; "
+        + write(50),
     ],
-    ids=["more", "same", "part", "reopened", "copytruncate", "rewritten", "removed", "new", "renamed"],
+    ids=[
+        "more",
+        "same",
+        "part",
+        "reopened",
+        "copytruncate",
+        "rewritten",
+        "removed",
+        "new",
+        "renamed",
+    ],
 )
 @pytest.mark.parametrize("then", ["exit 3", "sleep 61"], ids=["ended", "runs on"])
 def test_the_limit_holds_though_a_stream_shrinks_or_is_replaced(launcher, line, then):
@@ -182,14 +195,16 @@ def test_the_limit_holds_though_a_stream_shrinks_or_is_replaced(launcher, line, 
 def room_of(keeper, job):
     """Return what the files take that have been, or are, the job's stdout."""
     folder = f"/proc/{keeper}/fd"
-    opened = [os.path.join(folder, fd) for fd in os.listdir(folder)] if os.path.isdir(folder) else []
+    opened = (
+        [os.path.join(folder, fd) for fd in os.listdir(folder)] if os.path.isdir(folder) else []
+    )
     found = [os.stat(path) for path in (*opened, job.path("stdout")) if os.path.exists(path)]
     return sum({one.st_ino: one.st_blocks * 512 for one in found}.values())
 
 
 def test_who_writes_the_same_bytes_again_and_again_does_not_keep_the_keeper_awake(launcher):
     program = "import os\nwhile True: os.pwrite(2, b'x', 0)"
-    line = FILE + f"exec {sys.executable} -c \"{program}\" 2<> $f"
+    line = FILE + f'exec {sys.executable} -c "{program}" 2<> $f'
     job = launcher.shell(line, output_limit=MEGABYTES)
     until(lambda: os.stat(job.path("stdout")).st_size, "the first byte")
     keeper, _runner = launcher.keeper(job)
