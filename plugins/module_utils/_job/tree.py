@@ -158,9 +158,9 @@ def _serves_other_job(pid: int, jid: str) -> bool:
     for fd in fds:
         try:
             where, other, role = os.readlink("%s/%s" % (folder, fd)).rsplit("/", 2)
-            if role in _ROLES and other != jid and where.endswith(_FOLDERS):
-                if os.lstat("%s/%s" % (folder, fd)).st_mode & _READ_AND_WRITE == _READ_AND_WRITE:
-                    return True
+            is_role = role in _ROLES and other != jid and where.endswith(_FOLDERS)
+            if is_role and os.lstat("%s/%s" % (folder, fd)).st_mode & 0o600 == _READ_AND_WRITE:
+                return True
         except (OSError, ValueError):  # closed meanwhile; or no path of three names
             continue
     return False
