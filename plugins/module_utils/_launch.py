@@ -160,6 +160,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
 
     :raises JobError: naming the parameter that is wrong.
     """
+    store.require_proc()
     check_range(params, "timeout", "max_timeout", "watchdog", "grace", "output_limit", "retention")
     max_timeout, timeout = params["max_timeout"], params["timeout"]
     if max_timeout and not 0 < timeout <= max_timeout:

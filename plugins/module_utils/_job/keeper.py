@@ -371,6 +371,8 @@ class Keeper:
         if left:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
             self._note("ending", self.ending)
+        if not self.subreaper:  # else whatever leaves its parent becomes ours, hidden or not
+            self.ending["unseen"] = tree.is_blind()
 
     def _pause(self, seconds: float) -> bool:
         self._wait(seconds)

@@ -135,6 +135,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     if (
         not evidence.keeper
     ):  # else nothing more counts, and who waits for a thousand jobs looks often
+        store.require_proc()
         exited, ending = job.slot("exit"), job.slot("ending")
         evidence.exited = exited is not None
         evidence.runner = job.is_held("runner")
@@ -223,7 +224,9 @@ def _outlives_its_folder(job: Job, private: Record) -> bool:
     if os.path.lexists(job.path("keeper")) or "command" not in private:
         return False
     one = tree.process(private["keeper"])
-    return one is not None and not one.zombie and one.started <= private["command"]["started"]
+    return (
+        one is not None and not one.zombie and 0 <= one.started <= private["command"]["started"]
+    )
 
 
 def reported(job: Job, record: Record) -> Record:

@@ -60,6 +60,8 @@ SHOWN_SPEC = (
 )
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
 HIDDEN = "hidden: this job was launched with no_log"
+# What the message says of a job that was ended where /proc does not show all processes.
+UNSEEN = "/proc hides the processes of other users here (hidepid), so more of its processes may be alive"
 
 _JID = re.compile(r"j[0-9]+\.[0-9]+", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._@:+-]([A-Za-z0-9._@:+ -]{0,198}[A-Za-z0-9._@:+-])?")
@@ -421,8 +423,8 @@ def finish(
     :param state: a finished state, or ``exited`` for "as the exit record says".
     :param exited: the exit record (``status``, ``epoch``, ``monotonic``, ``oom``), if there is one.
     :param ending: why and how somebody of ours ended the job, if somebody did (``state``,
-        ``reason``, ``signal``, ``survivors``, ``by``), or why it never began, see :func:`not_started`, or
-        :func:`shut_down`.
+        ``reason``, ``signal``, ``survivors``, ``by``, and whether others may be ``unseen``), or why it never began, see
+        :func:`not_started`, or :func:`shut_down`.
     """
     private = record[PRIVATE]
     final = dict(record, finished=True, changed=True, elapsed=None)
@@ -450,6 +452,8 @@ def finish(
     final["msg"] = message(final)
     if ending is not None and "why" in ending:
         final["msg"] += ": " + ending["why"]
+    if ending is not None and ending.get("unseen"):
+        final["msg"] += "; " + UNSEEN
     return final
 
 
