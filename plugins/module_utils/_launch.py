@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     # ansible-core ships what it sees imported anywhere in a module. Here it sees all of the engine,
     # and a launch does not pay for compiling what only the engine, compiled once, will use.
     from ._job import (
+        async_jobs,
         cgroup,
         dbus,
         errors,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from ._job.store import Store
 
     SHIPPED = (
+        async_jobs,
         cgroup,
         dbus,
         errors,
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
 
 ENGINE = (
     "__init__",
+    "async_jobs",
     "cgroup",
     "dbus",
     "errors",

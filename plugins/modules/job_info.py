@@ -183,6 +183,8 @@ def run(module: AnsibleModule) -> Record:
     elif not total and not any(asked.values()):
         others = ", ".join(way.whose(path))
         text += "; there are async dirs of %s: look as that user" % others if others else ""
+        own = [folder for name, folder in way.elsewhere(path) if name == user]
+        text += "; there is an async dir of yours in %s" % ", ".join(own) if own else ""
     return {
         "jobs": jobs,
         "counts": listing.counts,

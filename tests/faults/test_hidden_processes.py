@@ -19,10 +19,21 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    looking,
+    stopping,
+    store,
+    tree,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.faults import modules
-from ansible_collections.durable.jobs.tests.faults.surroundings import STRANGER, as_user, needs_root
+from ansible_collections.durable.jobs.tests.faults.surroundings import (
+    STRANGER,
+    as_user,
+    module_argv,
+    module_input,
+    needs_root,
+)
 from ansible_collections.durable.jobs.tests.unit.support import PACKAGE, Launcher, until
 
 PATIENCE = 120  # seconds for a scenario
@@ -241,3 +252,94 @@ def test_a_process_that_cannot_be_dumped(ground, option):
     """
     found = run_inside("undumpable", ground, option)
     assert (found["state"], found["alive"], found["number"]) == ("timed_out", False, 0), found
+
+
+# -- a /proc that is not ours -----------------------------------------------------------------------------------------
+
+NOT_MOUNTED = "/proc is not mounted here"
+FOREIGN = "/proc shows the processes of another pid namespace"
+WAYS = {
+    # In a mount namespace of its own, whose changes nobody else sees.
+    "not mounted": (["unshare", "--mount", "sh", "-c", 'umount -l /proc; exec "$@"', "sh"], NOT_MOUNTED),
+    "of another namespace": (["unshare", "--pid", "--fork", "--kill-child"], FOREIGN),
+}
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS)
+def elsewhere(request):
+    """Run a module where /proc is of no use; with what it has to say about that."""
+    needs_root()
+    prefix, why = request.param
+    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no namespaces")
+
+    def run(module, **arguments):
+        done = subprocess.run(
+            [*prefix, *module_argv(module)],
+            input=module_input(**arguments),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.stdout.strip().startswith("{"), done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    run.why = why
+    return run
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_launch_where_proc_is_of_no_use(elsewhere, tmp_path, check):
+    """
+    a job is launched where /proc is not mounted, or is that of another pid namespace
+    | the launch is refused and says what to mount; nothing is left
+    """
+    path = tmp_path / "async"
+    found = elsewhere("job_start", shell="sleep 61", async_dir=str(path), check=check)
+    assert found["failed"] and elsewhere.why in found["msg"] and "mount -t proc" in found["msg"]
+    assert not path.exists()
+
+
+def test_a_look_where_proc_is_of_no_use(elsewhere, launcher):
+    """
+    a job that has lost keeper and runner is looked at, awaited, listed, read, stopped and pruned from there
+    | each says what to mount, and none says that it is gone; it runs on
+    """
+    job = launcher.ready("echo ready; exec sleep 61")
+    command = job.read_record()["durable_jobs"]["command"]
+    for pid in reversed(launcher.keeper(job)):
+        os.kill(pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
+    where = {"async_dir": job.store.path}
+    for module, arguments in (
+        ("job_status", {"jid": job.jid}),
+        ("job_wait", {"jobs": [job.jid], "timeout": 1}),
+        ("job_output", {"jid": job.jid}),
+        ("job_stop", {"jobs": [job.jid]}),
+        ("job_info", {}),
+        ("job_prune", {}),
+    ):
+        found = elsewhere(module, **where, **arguments)
+        if module == "job_prune" and elsewhere.why == FOREIGN:
+            assert found["pruned"] == []
+        else:
+            assert elsewhere.why in json.dumps(found), (module, found)
+    assert tree.is_alive(command["pid"], command["started"])
+    assert looking.look(job)["state"] == "running"
+
+
+def test_a_look_that_needs_no_processes(launcher):
+    """a job with a keeper is looked at from another pid namespace | running, as its held lock tells"""
+    needs_root()
+    job = launcher.ready("echo ready; exec sleep 61")
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", *module_argv("job_status")],
+        input=module_input(jid=job.jid, async_dir=job.store.path),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert json.loads(done.stdout)["state"] == "running", done.stdout

@@ -82,7 +82,10 @@ class Job:
             is no copy. The text says why.
         """
         try:
-            return self._read_record(self.jid, self.store.fd, brief=brief)
+            record = self._read_record(self.jid, self.store.fd, brief=brief)
+            if schema.PRIVATE not in record and self.is_ours():
+                raise DamagedRecord("it lacks what durable.jobs has written into it")
+            return record
         except DamagedRecord as damage:
             try:
                 copy = self._read_record("record", self.fd)
@@ -92,6 +95,10 @@ class Job:
                 raise
             copy[schema.PRIVATE][schema.FLAW] = str(damage)
             return copy
+
+    def is_ours(self) -> bool:
+        """Tell whether we have launched the job, and not ``async``: by its folder or its id, not by its record."""
+        return schema.is_own_jid(self.jid) or os.path.lexists(os.path.dirname(self.path("exit")))
 
     def _read_record(self, name: str, folder: int, *, brief: bool = False) -> Record:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -64,6 +64,7 @@ HIDDEN = "hidden: this job was launched with no_log"
 UNSEEN = "/proc hides the processes of other users here (hidepid), so more of its processes may be alive"
 
 _JID = re.compile(r"j[0-9]+\.[0-9]+", re.ASCII)
+_OWN_JID = re.compile(r"j[0-9]{16,}\.", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._@:+-]([A-Za-z0-9._@:+ -]{0,198}[A-Za-z0-9._@:+-])?")
 _NAME_RULE = (
     "1 to 200 of A-Z a-z 0-9 . _ - @ : + and blanks, which may not be at the beginning or the end"
@@ -74,6 +75,14 @@ _JID_RULE = "a jid looks like j1234567890.1234, as ansible_job_id gives it"
 def valid_jid(jid: str) -> bool:
     """Tell whether this can be the id of a job, ours or the builtin's."""
     return len(jid) <= 128 and _JID.fullmatch(jid) is not None
+
+
+def is_own_jid(jid: str) -> bool:
+    """Tell whether we have given a job its id.
+
+    Ours begin with the moment of the launch in nanoseconds, those of ``async`` with a random number below 10**12.
+    """
+    return _OWN_JID.match(jid) is not None
 
 
 def check_jid(jid: str) -> str:
@@ -302,6 +311,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
             "no_log": hidden,
             "boot_id": place["boot_id"],
             "machine": place.get("machine") or {"id": "", "name": ""},
+            "pid_namespace": place.get("pid_namespace", 0),
             "epoch": place["epoch"],
             "monotonic": place["monotonic"],
             "grace": request["grace"],

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 BOOTED = "/run/systemd/system"  # is there if, and only if, systemd is PID 1 (sd_booted(3))
 PRIVATE_DIR = ".durable"
+INITS = ("systemd", "init")  # names of processes that make a pid namespace a machine by itself
+FIRST_NAMESPACE = 0xEFFFFFFC  # the pid namespace in which the kernel has started (include/linux/proc_ns.h)
 KEY_BYTES = 32
 PRUNED = "pruned"  # its time says when a launch is to look again for jobs that may go
 LONGEST_PAUSE = 3600.0  # seconds between two such looks
@@ -62,6 +64,14 @@ def boot_id() -> str:
         raise JobError(
             "cannot see which boot of the machine this is: /proc must be mounted without the option subset=pid"
         ) from None
+
+
+def pid_namespace() -> int:
+    """Return the number of the pid namespace that we are in (namespaces(7)); 0 if /proc does not tell."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def require_proc() -> None:
