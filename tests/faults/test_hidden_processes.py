@@ -343,3 +343,31 @@ def test_a_look_that_needs_no_processes(launcher):
         check=True,
     )
     assert json.loads(done.stdout)["state"] == "running", done.stdout
+
+
+def test_a_look_from_another_namespace_with_a_proc_of_its_own(launcher):
+    """
+    a job that has lost keeper and runner is looked at from another pid namespace that has a /proc of its own
+    | the look fails and says so, nothing is written down; it runs on
+    """
+    needs_root()
+    job = launcher.ready("echo ready; exec sleep 61")
+    for pid in reversed(launcher.keeper(job)):
+        os.kill(pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
+    for module, asked in (("job_status", {"jid": job.jid}), ("job_stop", {"jobs": [job.jid]})):
+        done = subprocess.run(
+            [
+                *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                *module_argv(module),
+            ],
+            input=module_input(async_dir=job.store.path, **asked),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        found = json.loads(done.stdout)
+        assert found["failed"] and "was launched outside of this pid namespace" in found["msg"]
+    assert looking.look(job)["state"] == "running"

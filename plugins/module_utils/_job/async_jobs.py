@@ -42,7 +42,8 @@ def is_unfinished(jid: str, record: Record) -> bool:
     """
     if not record.get("started") or record.get("finished"):
         return False
-    return record.get("ansible_job_id") == jid or FIRST_KEYS.issuperset(record)
+    told = record.get("ansible_job_id")
+    return told == jid or (told is None and FIRST_KEYS.issuperset(record))
 
 
 def why_lost(job: Job) -> str | None:
