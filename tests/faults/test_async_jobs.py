@@ -23,8 +23,7 @@ from ansible_collections.durable.jobs.tests.faults.surroundings import (
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 PATIENCE = 60
-# Enough for a look to be sure, however slow the machine is: nobody writes the record any more.
-OLD = 3600
+OLD = 10  # seconds: a first record is not believed as long as that
 
 
 def kill(*processes):
@@ -35,6 +34,14 @@ def kill(*processes):
     until(
         lambda: not any(tree.is_alive(one.pid, one.started) for one in processes), "their deaths"
     )
+
+
+def running(builtin):
+    """Launch a job and return its jid when its command runs."""
+    word = builtin.folder / "word"
+    jid = builtin.launch(f"touch {word}; sleep 61; exit 3")
+    until(word.exists, "the command")
+    return jid
 
 
 def kill_rest(builtin, jid):
@@ -48,7 +55,7 @@ def kill_rest(builtin, jid):
 
 
 def age(builtin, jid):
-    """Let the job's record be as old as those that one wonders about."""
+    """Let the job's record be old enough to be doubted."""
     path = builtin.async_dir / jid
     moment = path.stat().st_mtime - OLD
     os.utime(path, (moment, moment))
@@ -72,8 +79,7 @@ def test_all_its_processes_are_killed(builtin, record_property):
     every process of a job of `async` is killed
     | lost, killed; a wait ends, there is nothing to stop, and it can be pruned
     """
-    jid = builtin.launch("sleep 61; exit 3")
-    until(lambda: builtin.command(jid), "the command")
+    jid = running(builtin)
     kill(*builtin.wrappers(jid))
     kill_rest(builtin, jid)
     waited = run(builtin, "job_wait", jobs=[jid])  # without a limit
@@ -92,8 +98,7 @@ def test_its_wrappers_are_killed_and_its_command_lives_on(builtin, record_proper
     both wrappers of a job of `async` are killed, and its command goes on
     | running as long as the command lives, then lost, killed
     """
-    jid = builtin.launch("sleep 61; exit 3")
-    until(lambda: builtin.command(jid), "the command")
+    jid = running(builtin)
     kill(*builtin.wrappers(jid))
     age(builtin, jid)
     record_property("builtin", "started for ever")
@@ -108,7 +113,7 @@ def test_its_wrappers_are_killed_and_its_command_lives_on(builtin, record_proper
 def test_only_its_watcher_is_killed(builtin, record_property):
     """the watcher of a job of `async` is killed | running; its end is reported with its exit code"""
     jid = builtin.gated("exit 3")
-    until(lambda: builtin.command(jid), "the command")
+    until(lambda: builtin.module(jid), "the module")
     age(builtin, jid)
     kill(builtin.wrappers(jid)[0])
     assert state(builtin, jid) == ("running", None)
@@ -139,7 +144,7 @@ def test_it_is_looked_at_from_where_its_processes_cannot_be_seen(builtin, record
     if shutil.which("unshare") is None:
         pytest.skip("no unshare")
     jid = builtin.gated("exit 3")
-    until(lambda: builtin.command(jid), "the command")
+    until(lambda: builtin.module(jid), "the module")
     age(builtin, jid)
     inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     assert elsewhere(builtin, inside, "job_status", jid=jid)["state"] == "running"
