@@ -133,7 +133,7 @@ user:
 msg:
   description:
     - How many jobs there are, where, and as whom they were looked for. If none was found, also which other users have
-      async dirs that can be seen.
+      async dirs that can be seen, and whether the user looked as has another one.
   returned: always
   type: str
   sample: 12 jobs in /home/deploy/.ansible_async as user deploy

@@ -31,9 +31,7 @@ def kill(*processes):
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for one in processes:
             tree.send(one, number)
-    until(
-        lambda: not any(tree.is_alive(one.pid, one.started) for one in processes), "their deaths"
-    )
+    until(lambda: not any(tree.is_alive(one.pid, one.started) for one in processes), "their deaths")
 
 
 def running(builtin):

@@ -260,7 +260,10 @@ NOT_MOUNTED = "/proc is not mounted here"
 FOREIGN = "/proc shows the processes of another pid namespace"
 WAYS = {
     # In a mount namespace of its own, whose changes nobody else sees.
-    "not mounted": (["unshare", "--mount", "sh", "-c", 'umount -l /proc; exec "$@"', "sh"], NOT_MOUNTED),
+    "not mounted": (
+        ["unshare", "--mount", "sh", "-c", 'umount -l /proc; exec "$@"', "sh"],
+        NOT_MOUNTED,
+    ),
     "of another namespace": (["unshare", "--pid", "--fork", "--kill-child"], FOREIGN),
 }
 

@@ -30,7 +30,10 @@ NEARBY = 32768  # pids after the first wrapper's among which its successors are,
 FIRST_KEYS = frozenset(("started", "finished", "ansible_job_id"))  # of a first record
 # File systems that no other machine can share with us, as /proc/self/mountinfo calls them.
 LOCAL = frozenset(
-    "ext2 ext3 ext4 xfs btrfs bcachefs f2fs jfs nilfs2 reiserfs zfs overlay tmpfs ramfs rootfs".split()
+    (
+        *("ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "f2fs", "jfs", "nilfs2", "reiserfs"),
+        *("zfs", "overlay", "tmpfs", "ramfs", "rootfs"),
+    )
 )
 
 

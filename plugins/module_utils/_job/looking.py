@@ -248,9 +248,7 @@ def _outlives_its_folder(job: Job, private: Record) -> bool:
     if os.path.lexists(job.path("keeper")) or "command" not in private:
         return False
     one = tree.process(private["keeper"])
-    return (
-        one is not None and not one.zombie and 0 <= one.started <= private["command"]["started"]
-    )
+    return one is not None and not one.zombie and 0 <= one.started <= private["command"]["started"]
 
 
 def reported(job: Job, record: Record) -> Record:

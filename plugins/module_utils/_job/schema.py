@@ -61,7 +61,9 @@ SHOWN_SPEC = (
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
 HIDDEN = "hidden: this job was launched with no_log"
 # What the message says of a job that was ended where /proc does not show all processes.
-UNSEEN = "/proc hides the processes of other users here (hidepid), so more of its processes may be alive"
+UNSEEN = (
+    "/proc hides the processes of other users here (hidepid), so more of its processes may be alive"
+)
 
 _JID = re.compile(r"j[0-9]+\.[0-9]+", re.ASCII)
 _OWN_JID = re.compile(r"j[0-9]{16,}\.", re.ASCII)

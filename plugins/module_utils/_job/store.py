@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 BOOTED = "/run/systemd/system"  # is there if, and only if, systemd is PID 1 (sd_booted(3))
 PRIVATE_DIR = ".durable"
 INITS = ("systemd", "init")  # names of processes that make a pid namespace a machine by itself
-FIRST_NAMESPACE = 0xEFFFFFFC  # the pid namespace in which the kernel has started (include/linux/proc_ns.h)
+FIRST_NAMESPACE = (
+    0xEFFFFFFC  # the pid namespace in which the kernel has started (include/linux/proc_ns.h)
+)
 KEY_BYTES = 32
 PRUNED = "pruned"  # its time says when a launch is to look again for jobs that may go
 LONGEST_PAUSE = 3600.0  # seconds between two such looks

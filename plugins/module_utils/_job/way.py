@@ -199,8 +199,8 @@ def elsewhere(path: str, jid: str = "", name: str = "") -> Iterator[tuple[str, s
     :param name: of the job, if it is given by its name.
     """
     seen = {os.path.realpath(path)}
-    for user, folder in _async_dirs(path):
-        folder = os.path.realpath(folder)
+    for user, place in _async_dirs(path):
+        folder = os.path.realpath(place)
         if folder not in seen:
             seen.add(folder)
             jids = _named(folder, name) if name else [jid]
