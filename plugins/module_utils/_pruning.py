@@ -13,7 +13,7 @@ import time
 
 from ._job import looking, removing, schema, store
 from ._job.errors import JobError
-from ._job.folder import DamagedRecord, MissingRecord
+from ._job.folder import DamagedRecord, MissingRecord, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Pruning:
 
     def _judge_doubtful(self) -> None:
         """Keep what may be the record of a live job of the builtin's: it has none of our locks, and can be torn."""
-        foreign = [job for job in self._doubtful if not job.is_ours()]
+        foreign = [job for job in self._doubtful if not is_ours(job)]
         if not foreign:
             return
         # Imported here, and not by every run: what a module imports is compiled in every run.

@@ -268,7 +268,7 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=WAYS.values(), ids=WAYS)
+@pytest.fixture(params=list(WAYS.values()), ids=list(WAYS))
 def elsewhere(request):
     """Run a module where /proc is of no use; with what it has to say about that."""
     needs_root()

@@ -83,7 +83,7 @@ class Job:
         """
         try:
             record = self._read_record(self.jid, self.store.fd, brief=brief)
-            if schema.PRIVATE not in record and self.is_ours():
+            if schema.PRIVATE not in record and is_ours(self):
                 raise DamagedRecord("it lacks what durable.jobs has written into it")
             return record
         except DamagedRecord as damage:
@@ -95,10 +95,6 @@ class Job:
                 raise
             copy[schema.PRIVATE][schema.FLAW] = str(damage)
             return copy
-
-    def is_ours(self) -> bool:
-        """Tell whether we have launched the job, and not ``async``: by its folder or its id, not by its record."""
-        return schema.is_own_jid(self.jid) or os.path.lexists(os.path.dirname(self.path("exit")))
 
     def _read_record(self, name: str, folder: int, *, brief: bool = False) -> Record:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -397,6 +393,11 @@ class Job:
     def _install(self, name: str) -> None:
         os.rename(name, self.jid, src_dir_fd=self.fd, dst_dir_fd=self.store.fd)
         os.fsync(self.store.fd)
+
+
+def is_ours(job: Job) -> bool:
+    """Tell whether we have launched a job, and not ``async``: by its folder or its id, not by its record."""
+    return schema.is_own_jid(job.jid) or os.path.lexists(os.path.dirname(job.path("exit")))
 
 
 def lock_record(job: Job, *, wait: bool) -> int | None:

@@ -236,8 +236,8 @@ def _require_sight(job: Job, private: Record) -> None:
     :raises JobError: naming what to do.
     """
     if _is_elsewhere(private) and private["pid_namespace"] == store.FIRST_NAMESPACE:
-        text = "job %s was launched outside of this pid namespace, and whether it still runs cannot be seen from inside: %s"
-        raise JobError(text % (job.jid, "look at it there"))
+        text = "job %s was launched outside of this pid namespace; whether it still runs cannot be seen from inside: "
+        raise JobError((text + "look at it there") % job.jid)
 
 
 def _outlives_its_folder(job: Job, private: Record) -> bool:

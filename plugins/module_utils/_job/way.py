@@ -209,7 +209,7 @@ def elsewhere(path: str, jid: str = "", name: str = "") -> Iterator[tuple[str, s
 
 
 def _async_dirs(path: str) -> Iterator[tuple[str, str]]:
-    """Yield where an async dir may be, and whose: at the default place and, of one below our home, at the same place."""
+    """Yield where an async dir may be, and whose: at the default place, or at the place of ours below our home."""
     me, home = user_name(os.geteuid()), os.path.expanduser("~")
     homes = [(me, home), *((entry.pw_name, entry.pw_dir) for entry in pwd.getpwall())]
     try:
