@@ -22,6 +22,8 @@ attributes:
     description: The targets on which the module works.
     platforms: linux
     support: full
+    details:
+      - C(/proc) must be mounted, and show the processes of the pid namespace in which the module runs.
   action_group:
     description:
       - Use C(group/durable.jobs.jobs) in C(module_defaults) to set the defaults of all modules, say

@@ -17,6 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.durable.jobs.plugins.module_utils._argspec import why_absent
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    async_jobs,
     looking,
     modules,
     removing,
@@ -69,7 +70,7 @@ def _private(job: Job) -> Record | None:
 
 def _look(module: AnsibleModule, job: Job, private: Record | None) -> Record:
     if private is None:
-        return _of_the_builtin(job.read_record())
+        return _of_the_builtin(job)
     settle = not module.check_mode
     found = looking.look(job, settle=settle, reveal=True)
     if settle and found["reason"] == schema.UNSUPERVISED:
@@ -83,11 +84,15 @@ def _look(module: AnsibleModule, job: Job, private: Record | None) -> Record:
     return _of_the_keyword(job, found) if "keyword" in private else found
 
 
-def _of_the_builtin(record: Record) -> Record:
-    """Return what ansible-core makes of the record of a job that it has launched."""
-    if "started" not in record:
+def _of_the_builtin(job: Job) -> Record:
+    """Return what ansible-core makes of the record of a job that it has launched, or that this job is lost."""
+    record = job.read_record()
+    if not async_jobs.is_unfinished(job.jid, record):
         return dict(record, finished=True)
-    return dict(record, finished=record.get("finished", False))
+    found = looking.look(job)
+    if found["state"] == schema.LOST:
+        return found
+    return dict(record, finished=False)
 
 
 def _of_the_keyword(job: Job, found: Record) -> Record:

@@ -93,14 +93,19 @@ def given_job(module: AnsibleModule) -> Job:
 
 
 def why_absent(path: str, jid: str | None, name: str | None) -> str:
-    """Say that a job is not in an async dir: where we looked, as whom, and who seems to have it."""
-    user = store.user_name(os.geteuid())
-    if jid is None:
-        return "could not find job named %r in %s as user %s" % (name, path, user)
-    text = "could not find job %s in %s as user %s" % (jid, path, user)
-    others = ", ".join(way.whose(path, jid))
-    hint = "; it belongs to %s: look as that user (become_user), or set async_dir"
-    return text + hint % others if others else text
+    """Say that a job is not in an async dir: where we looked, as whom, and where it is as far as we can see."""
+    me = store.user_name(os.geteuid())
+    which = jid or "named %r" % name
+    text = "could not find job %s in %s as user %s" % (which, path, me)
+    if not (schema.valid_jid(jid) if jid else schema.valid_name(name or "")):
+        return text
+    for user, folder in way.elsewhere(path, jid or "", name or ""):
+        if user == me:
+            text += "; there is one in %s: set async_dir to that" % folder
+        else:
+            hint = "; it belongs to user %s in %s: look as that user (become_user: %s), with that async_dir"
+            text += hint % (user, folder, user)
+    return text
 
 
 def requester(module: AnsibleModule, controller: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import os
 import signal
 import time
 
-from ._job import files, schema, tree
+from ._job import async_jobs, files, schema, store, tree
 from ._job.errors import JobError
 from ._job.folder import DamagedRecord, MissingRecord, write_beside
 
@@ -50,6 +50,11 @@ class Wrapped:
         sessions = {table[pid].session for pid in wrappers | known} & self._sessions
         mine = {pid for pid in table if table[pid].session in sessions} | wrappers | known
         mine |= tree.descendants(table, mine)
+        for pid, parent in tree.family(mine).items():  # also what /proc hides
+            hidden = table.get(pid) or tree.process(pid, parent)
+            if hidden is not None:
+                table[pid] = hidden
+                mine.add(pid)
         mine.discard(os.getpid())
         mine -= tree.of_other_jobs(mine, self.job.jid, table)
         self._known.update((pid, table[pid].started) for pid in mine)
@@ -58,12 +63,12 @@ class Wrapped:
         self.others = [one for one in alive if one.pid not in wrappers]
 
     def _is_wrapper(self, pid: int) -> bool:
-        words = _words(pid, "cmdline")
+        words = async_jobs.read_words(pid, "cmdline")
         for place, word in enumerate(words[:-3]):
-            mark, limit, module = words[place + 1 : place + 4]
-            is_one = os.path.basename(word).startswith(b"async_wrapper") and limit.isdigit()
+            mark, limit, *rest = words[place + 1 :]
+            is_one = async_jobs.is_wrapper(word) and limit.isdigit()
             if is_one and mark == self._mark and self._is_ours(pid):
-                self._note_folder(os.fsdecode(module), words)
+                self._note_folder(rest)
                 return True
         return False
 
@@ -72,19 +77,23 @@ class Wrapped:
         try:
             if os.stat("/proc/%d" % pid).st_uid != os.geteuid():
                 return False
-            for word in _words(pid, "environ"):
+            for word in async_jobs.read_words(pid, "environ"):
                 name, _equals, value = word.partition(b"=")
                 if name == b"ANSIBLE_ASYNC_DIR":
-                    return os.path.samestat(
-                        os.stat(os.path.expanduser(value)), os.fstat(self.job.store.fd)
-                    )
-        except OSError:  # it has ended, or its async dir is no more
+                    return async_jobs.is_async_dir(value, self.job)
+        except OSError:  # it has ended
             return False
         return True
 
-    def _note_folder(self, module: str, words: list[bytes]) -> None:
-        folder = os.path.dirname(module)
-        if os.path.basename(folder).startswith("ansible-tmp-") and b"-preserve_tmp" not in words:
+    def _note_folder(self, words: list[bytes]) -> None:
+        """Note where the module lies, given what follows the time limit in a wrapper's command line.
+
+        That is the module's path and, until ansible-core 2.20, at the end whether to keep it; since 2.21 whether to
+        keep it is what comes first.
+        """
+        keep = words[0].lower() == b"true" or b"-preserve_tmp" in words
+        folder = os.path.dirname(os.fsdecode(words[words[0].lower() in (b"true", b"false")]))
+        if os.path.basename(folder).startswith("ansible-tmp-") and not keep:
             self._folders.add(folder)
 
     def tidy(self) -> None:
@@ -104,11 +113,12 @@ class Wrapped:
     def is_finished(self) -> bool:
         """Tell whether the record holds a result."""
         record = _record(self.job)
-        return record is None or "started" not in record or bool(record.get("finished"))
+        return record is None or not async_jobs.is_unfinished(self.job.jid, record)
 
 
 def prove(jobs: list[Job]) -> tuple[list[Wrapped], dict[str, JobError]]:
     """Return those of some jobs that can be ended, and by jid what to tell of the others."""
+    store.require_proc()
     table = tree.all_processes()
     proved: list[Wrapped] = []
     refused = {}
@@ -191,11 +201,3 @@ def _record(job: Job) -> Record | None:
 def _pause(seconds: float) -> bool:
     time.sleep(seconds)
     return True
-
-
-def _words(pid: int, file: str) -> list[bytes]:
-    try:
-        with open("/proc/%d/%s" % (pid, file), "rb") as source:
-            return source.read().split(b"\0")
-    except OSError:
-        return []

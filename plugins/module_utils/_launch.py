@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     # ansible-core ships what it sees imported anywhere in a module. Here it sees all of the engine,
     # and a launch does not pay for compiling what only the engine, compiled once, will use.
     from ._job import (
+        async_jobs,
         cgroup,
         dbus,
         errors,
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from ._job.store import Store
 
     SHIPPED = (
+        async_jobs,
         cgroup,
         dbus,
         errors,
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
 
 ENGINE = (
     "__init__",
+    "async_jobs",
     "cgroup",
     "dbus",
     "errors",
@@ -160,6 +163,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
 
     :raises JobError: naming the parameter that is wrong.
     """
+    store.require_proc()
     check_range(params, "timeout", "max_timeout", "watchdog", "grace", "output_limit", "retention")
     max_timeout, timeout = params["max_timeout"], params["timeout"]
     if max_timeout and not 0 < timeout <= max_timeout:

@@ -13,7 +13,7 @@ import time
 
 from ._job import looking, removing, schema, store
 from ._job.errors import JobError
-from ._job.folder import DamagedRecord, MissingRecord
+from ._job.folder import DamagedRecord, MissingRecord, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Pruning:
 
     def _judge_doubtful(self) -> None:
         """Keep what may be the record of a live job of the builtin's: it has none of our locks, and can be torn."""
-        foreign = [job for job in self._doubtful if not removing.has_folder(job)]
+        foreign = [job for job in self._doubtful if not is_ours(job)]
         if not foreign:
             return
         # Imported here, and not by every run: what a module imports is compiled in every run.
@@ -183,7 +183,8 @@ def in_passing(where: Store, seconds: float, begun: float) -> None:
     if not removing.claim(where):
         return
     clocks = _Clocks()
-    old = [jid for jid in removing.written_before(where, clocks.now - seconds) if _is_ours(jid)]
+    before = removing.written_before(where, clocks.now - seconds)
+    old = [jid for jid in before if schema.is_own_jid(jid)]
     looked = time.monotonic()
     for number, jid in enumerate(old, 1):
         _remove_in_passing(where.job(jid), seconds, clocks)
@@ -191,11 +192,6 @@ def in_passing(where: Store, seconds: float, begun: float) -> None:
             removing.pause(where, 0)
             return
     removing.pause(where, (looked - begun) * PAUSE)
-
-
-def _is_ours(jid: str) -> bool:
-    """Tell whether a jid holds the moment of the launch in nanoseconds: those of the builtin are shorter."""
-    return _launched(jid)[0] >= 10**15
 
 
 def _remove_in_passing(job: Job, seconds: float, clocks: _Clocks) -> None:

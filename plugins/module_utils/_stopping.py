@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 
-from ._job import schema, stopping, tree
+from ._job import schema, stopping, store, tree
 from ._job.errors import JobError
 from ._job.folder import DamagedRecord, Job, MissingRecord
 from ._plan import DEFAULT_GRACE
@@ -127,17 +127,23 @@ class Stopping:
         def alive() -> dict[int, list[tree.Process]]:
             found = {}
             for place, job in self._left.items():
-                pids = {one["pid"] for one in self._waiter.found[place]["survivors"]}
-                found[place] = [one for one in tree.marked(job.jid) if one.pid in pids]
+                found[place] = tree.left(job.jid, self._waiter.found[place]["survivors"])
             return found
 
         def find() -> list[tree.Process]:
-            return [one for processes in alive().values() for one in processes]
+            # Only what is surely the job's is signalled.
+            return [
+                one
+                for place, processes in alive().items()
+                for one in processes
+                if tree.is_marked(one.pid, self._left[place].jid)
+            ]
 
         def pause(seconds: float) -> bool:
             time.sleep(seconds)
             return True
 
+        store.require_proc()
         if find():
             tree.end(find, number=signal.SIGKILL, grace=0, pause=pause)
         for place, processes in alive().items():

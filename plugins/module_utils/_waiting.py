@@ -191,7 +191,7 @@ class Waiter:
             return found
         try:
             full = looking.look(job, show=show, settle=self._settle)
-        except MissingRecord:
+        except (MissingRecord, JobError):
             return found
         job.close()
         schema.shorten(full, limit)

@@ -133,7 +133,7 @@ user:
 msg:
   description:
     - How many jobs there are, where, and as whom they were looked for. If none was found, also which other users have
-      async dirs that can be seen.
+      async dirs that can be seen, and whether the user looked as has another one.
   returned: always
   type: str
   sample: 12 jobs in /home/deploy/.ansible_async as user deploy
@@ -183,6 +183,8 @@ def run(module: AnsibleModule) -> Record:
     elif not total and not any(asked.values()):
         others = ", ".join(way.whose(path))
         text += "; there are async dirs of %s: look as that user" % others if others else ""
+        own = [folder for name, folder in way.elsewhere(path) if name == user]
+        text += "; there is an async dir of yours in %s" % ", ".join(own) if own else ""
     return {
         "jobs": jobs,
         "counts": listing.counts,

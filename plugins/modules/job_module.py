@@ -405,7 +405,9 @@ stopped_by:
   type: dict
   sample: {via: ansible, user: root, login: deploy, controller_user: ada, controller: control.example.com}
 survivors:
-  description: Processes (C(pid) and C(name)) that were still alive after SIGKILL.
+  description:
+    - Processes (C(pid) and C(name)) that were still alive after SIGKILL. One that C(/proc) hides (mount option C(hidepid)) is
+      called C(hidden process).
   returned: when the job was ended by its deadline or on request
   type: list
   elements: dict

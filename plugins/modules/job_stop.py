@@ -64,8 +64,11 @@ attributes:
       - RV(stopped_jobs) and the message name the jobs that would be stopped. Nothing is signalled or written, and
         a job that cannot be found does not make the task fail, for check mode may have left its launch out.
 notes:
-  - A job of C(async) is recognised by its C(async_wrapper) processes. If there are none the task fails, whatever pid the
-    record holds. Processes of it that had left the session and their parents before are not found.
+  - A job of C(async) is recognised by its C(async_wrapper) processes, whatever pid the record holds. If there are none, nothing
+    is signalled. A job that can be seen to be gone is V(lost), and there is nothing to stop. Of any other one the task fails.
+    Processes of it that had left the session and their parents before are not found.
+  - A process that may not be signalled, as one that has become root in the job of an ordinary user, survives. The task
+    fails and names it, also if C(/proc) hides it (mount option C(hidepid)); then its name is C(hidden process).
   - The builtin M(ansible.builtin.async_status) then says of such a job that it has finished and failed, with C(killed) true.
 seealso:
   - module: durable.jobs.job_start

@@ -46,8 +46,9 @@ options:
     description:
       - Seconds to wait at the most. Then the task fails and says which jobs are still going. They are
         left alone.
-      - Without it, the wait lasts as long as the jobs' own limits allow, which for a job without a limit, or
-        one launched by C(async) whose worker was killed, may be for ever.
+      - Without it, the wait lasts as long as the jobs' own limits allow, which for a job without a limit may
+        be for ever. A job launched by C(async) whose processes were killed is V(lost), and so has finished. From within a
+        container, or on a file system that other machines share, nobody can see that they are gone.
     type: float
   reconnect_timeout:
     description:

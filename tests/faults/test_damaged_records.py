@@ -151,6 +151,102 @@ def test_json_that_breaks_readers(launcher, record_property, content, why):
     check(launcher, lambda path: put(path, content), why, record_property)
 
 
+def bare(path):
+    """Take the part from a record of ours that shows that it is ours."""
+    with open(path, encoding="utf-8") as source:
+        record = json.load(source)
+    del record["durable_jobs"]
+    put(path, json.dumps(record).encode())
+
+
+def written(record):
+    """Return what replaces a record by another object."""
+    return lambda path: put(path, json.dumps(record).encode())
+
+
+# Each could be the record of a job of async, but for our folder, which lies beside it.
+UNMARKED = {
+    "nothing": written({}),
+    "started": written({"started": 1}),
+    "finished": written({"finished": 1, "rc": 0}),
+    "running": lambda path: written(
+        {"started": 1, "finished": 0, "ansible_job_id": os.path.basename(path)}
+    )(path),
+    "result": written({"changed": True, "rc": 0, "stdout": "fine", "cmd": ["true"]}),
+    "ours": bare,
+}
+LACKS = "it lacks what durable.jobs has written into it"
+
+
+@pytest.mark.parametrize("damage", UNMARKED.values(), ids=UNMARKED)
+def test_an_object_that_could_be_a_record_of_async(launcher, record_property, damage):
+    """
+    another object lies in the record's place, one as `async` could have written it
+    | rc from the exit record, else lost
+    """
+    check(launcher, damage, LACKS, record_property)
+
+
+def test_null_is_no_record(launcher, record_property):
+    """the word null lies in the record's place | rc from the exit record, else lost"""
+    check(launcher, written(None), "it is not a JSON object", record_property)
+
+
+@pytest.mark.parametrize("damage", UNMARKED.values(), ids=UNMARKED)
+def test_every_module_knows_whose_job_it_is(launcher, damage):
+    """
+    the same, and the job is awaited, listed, stopped, read, launched again by its name, and pruned
+    | each takes it for a job of ours that has failed
+    """
+    job = ended(launcher)
+    damage(job.results_file)
+    where = {"async_dir": job.store.path}
+
+    def run(module, **arguments):
+        return modules.run(modules.OURS + module, {**where, **arguments})
+
+    by_name = {"jobs": ["work"]}
+    for found in (
+        run("job_wait", **by_name)["jobs"][0],
+        run("job_stop", **by_name)["jobs"][0],
+        run("job_info")["jobs"][0],
+        run("job_status", name="work"),
+    ):
+        assert (found["state"], found["rc"], found["reason"]) == ("failed", 3, "record damaged")
+    found = run("job_output", name="work", stream="stdout")
+    assert found["content"] != "fine" and found["eof"], found
+    kept = run("job_start", cmd="true", name="work", rerun="on_failure")
+    assert kept["changed"] and kept["ansible_job_id"] != job.jid, "it has failed, so it runs again"
+    found = run("job_prune", states=["failed"])
+    assert [one["ansible_job_id"] for one in found["pruned"]] == [job.jid]
+    assert nothing_left(job)
+
+
+def test_an_object_without_the_folder(launcher):
+    """the record is replaced by an empty object, and the job's folder removed | lost: its jid is one of ours"""
+    job = ended(launcher)
+    put(job.results_file, b"{}")
+    shutil.rmtree(os.path.dirname(job.path("exit")))
+    found = modules.job_status(job)
+    assert (found["state"], found["reason"], found["changed"]) == ("lost", "record damaged", False)
+    assert modules.job_status(job, mode="cleanup")["erased"] == job.results_file
+
+
+@pytest.mark.parametrize("damage", UNMARKED.values(), ids=UNMARKED)
+def test_an_object_in_the_place_of_a_queued_job(launcher, damage):
+    """the record of a queued job is replaced by such an object | queued, and it runs when its turn comes"""
+    gate = os.path.join(launcher.store.path, "go")
+    waits = request("/bin/sh", "-c", f"until [ -e {gate} ]; do sleep 0.02; done")
+    launcher.raw(waits, request("/bin/sh", "-c", "exit 4"), slots=1)
+    first, queued = launcher.jobs[-2:]
+    damage(queued.results_file)
+    assert modules.job_status(queued)["state"] == "queued"
+    launcher.release()
+    assert looking.wait(first, 30)["state"] == "succeeded"
+    found = looking.wait(queued, 30)
+    assert (found["state"], found["rc"]) == ("failed", 4), found
+
+
 def instead(make):
     def damage(path):
         os.unlink(path)
@@ -284,6 +380,9 @@ LIVE = {
     "directory": instead(os.mkdir),
     "fifo": instead(os.mkfifo),
     "future": lambda path: changed(path, private={"version": 2}),
+    "object": written({}),
+    "result": written({"changed": True, "rc": 0}),
+    "without our part": bare,
 }
 
 

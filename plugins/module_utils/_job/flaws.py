@@ -170,6 +170,7 @@ _OPTIONAL_RULES: Rules = {
     "max_timeout": _or_null(_number),
     "watchdog": _or_null(_number),
     "reports": _flag,
+    "pid_namespace": _integer,
     "extended": _number,
     "unit": _or_null(_unit),
     # The record holds a module's result.

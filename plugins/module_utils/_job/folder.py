@@ -84,7 +84,10 @@ class Job:
         :raises JobError: this process may open no more files.
         """
         try:
-            return self._read_record(self.jid, self.store.fd, brief=brief)
+            record = self._read_record(self.jid, self.store.fd, brief=brief)
+            if schema.PRIVATE not in record and is_ours(self):
+                raise DamagedRecord("it lacks what durable.jobs has written into it")
+            return record
         except DamagedRecord as damage:
             try:
                 copy = self._read_record("record", self.fd)
@@ -416,6 +419,11 @@ class Job:
     def _install(self, name: str) -> None:
         os.rename(name, self.jid, src_dir_fd=self.fd, dst_dir_fd=self.store.fd)
         os.fsync(self.store.fd)
+
+
+def is_ours(job: Job) -> bool:
+    """Tell whether we have launched a job, and not ``async``: by its folder or its id, not by its record."""
+    return schema.is_own_jid(job.jid) or os.path.lexists(os.path.dirname(job.path("exit")))
 
 
 def lock_record(job: Job, *, wait: bool) -> int | None:

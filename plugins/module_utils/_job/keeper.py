@@ -434,6 +434,8 @@ class Keeper:
         if left:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
             self._note("ending", self.ending)
+        if not self.subreaper:  # else whatever leaves its parent becomes ours, hidden or not
+            self.ending["unseen"] = tree.is_blind()
 
     def _pause(self, seconds: float) -> bool:
         self._wait(seconds)
@@ -513,12 +515,14 @@ def adopt(job: Job, borrowed: list[int]) -> None:
     :param borrowed: descriptors to close when the lock has been taken.
     """
     try:
-        boot = job.read_record()[schema.PRIVATE]["boot_id"]
+        private = job.read_record()[schema.PRIVATE]
     except (MissingRecord, DamagedRecord):
         reports.discard(job)
         return  # nothing tells what to enforce; every look says so, and the runner will ask again
-    if boot != store.boot_id():
+    if private["boot_id"] != store.boot_id():
         return  # after a reboot none of its processes is left: who has their pids now is a stranger
+    if private.get("pid_namespace", 0) not in (0, store.pid_namespace()):
+        return  # we would not see its processes, or know them by other pids
     lock = job.lock("keeper")
     for fd in borrowed:
         os.close(fd)

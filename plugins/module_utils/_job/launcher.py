@@ -42,7 +42,7 @@ from .errors import JobError
 from .folder import log_loss
 from .keeper import Keeper, adopt
 from .runner import Inheritance, read_all
-from .store import Store
+from .store import Store, require_proc
 from .turn import Turn
 
 TYPE_CHECKING = False
@@ -70,6 +70,7 @@ def main() -> None:
         # Before the first fork, for their keepers; those of commands need not carry it.
         importlib.import_module(".modules", __package__)
     try:
+        require_proc()
         store = Store.open(request["async_dir"], create=True)
         enclosure = unit.enclose(request)
         slots = request.get("slots", 0)

@@ -135,18 +135,19 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     if (
         not evidence.keeper
     ):  # else nothing more counts, and who waits for a thousand jobs looks often
+        store.require_proc()
         exited, ending = job.slot("exit"), job.slot("ending")
         evidence.exited = exited is not None
         evidence.runner = job.is_held("runner")
-        evidence.command = same_boot and tree.is_command(
-            private["command"]["pid"], private["command"]["started"]
-        )
+        evidence.command = same_boot and _has_command(job, private)
         evidence.left = bool(
             ending
             and same_boot
             and cgroup.joined(tree.marked(job.jid), unit.groups(private), job.jid)
         )
         evidence.damaged = schema.FLAW in private or (exited is None and job.spoilt("exit"))
+        if same_boot and not (evidence.exited or evidence.runner or evidence.command):
+            _require_sight(job, private)
     state, reason = schema.verdict(evidence)
     if state == schema.QUEUED:
         return record
@@ -217,6 +218,30 @@ def _require_here(job: Job, private: Record) -> None:
         raise JobError("%s, or, %s" % (told, gone))
 
 
+def _is_elsewhere(private: Record) -> bool:
+    """Tell whether a job was launched in another pid namespace, where its processes have other pids."""
+    return private.get("pid_namespace", 0) not in (0, store.pid_namespace())
+
+
+def _has_command(job: Job, private: Record) -> bool:
+    if _is_elsewhere(private):
+        return bool(tree.marked(job.jid))
+    return tree.is_command(private["command"]["pid"], private["command"]["started"])
+
+
+def _require_sight(job: Job, private: Record) -> None:
+    """Refuse to call a job lost that was launched outside of the pid namespace that we are in.
+
+    The first namespace lasts as long as its boot. Another one that is not ours has ended, as far as we can see: it was
+    that of a container before its restart.
+
+    :raises JobError: naming what to do.
+    """
+    if _is_elsewhere(private) and private["pid_namespace"] == store.FIRST_NAMESPACE:
+        text = "job %s was launched outside of this pid namespace; whether it still runs cannot be seen from inside: "
+        raise JobError((text + "look at it there") % job.jid)
+
+
 def _outlives_its_folder(job: Job, private: Record) -> bool:
     """Tell whether the keeper lives though somebody has removed the file that it has locked.
 
@@ -225,7 +250,7 @@ def _outlives_its_folder(job: Job, private: Record) -> bool:
     if os.path.lexists(job.path("keeper")) or "command" not in private:
         return False
     one = tree.process(private["keeper"])
-    return one is not None and not one.zombie and one.started <= private["command"]["started"]
+    return one is not None and not one.zombie and 0 <= one.started <= private["command"]["started"]
 
 
 def reported(job: Job, record: Record) -> Record:
@@ -301,7 +326,16 @@ def _damaged(job: Job, why: str) -> Record:
 
 def _from_builtin(job: Job, record: Record) -> Record:
     """Return the dictionary of a job that ``async`` launched; its record is the result of any module."""
-    finished = "started" not in record or bool(record.get("finished"))
+    # Imported here, for keepers never look at such jobs.
+    from . import async_jobs
+
+    reason = None
+    if async_jobs.is_unfinished(job.jid, record):
+        reason = async_jobs.why_lost(job)
+        if reason is not None:
+            record = job.read_record()
+    unfinished = async_jobs.is_unfinished(job.jid, record)
+    finished = not unfinished or reason is not None
     found = schema.unknown(job.jid)
     found.update((key, value) for key, value in record.items() if not key.startswith("_ansible_"))
     failed = finished and bool(record.get("failed"))
@@ -331,4 +365,7 @@ def _from_builtin(job: Job, record: Record) -> Record:
         results_file=job.results_file,
         user=store.user_name(os.geteuid()),
     )
+    if unfinished and reason is not None:
+        found.update(state=schema.LOST, reason=reason, failed=True, changed=True, rc=None)
+        found["msg"] = schema.message(found)
     return found

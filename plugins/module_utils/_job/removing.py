@@ -167,11 +167,6 @@ def room(job: Job) -> int:
     return taken
 
 
-def has_folder(job: Job) -> bool:
-    """Tell whether a job has a folder of ours."""
-    return os.path.lexists(job.path(""))
-
-
 def written_before(place: Store, moment: float) -> list[str]:
     """Return the jids whose records have been as they are since before a moment (epoch), the oldest first."""
     found = []

@@ -60,8 +60,13 @@ SHOWN_SPEC = (
 )
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
 HIDDEN = "hidden: this job was launched with no_log"
+# What the message says of a job that was ended where /proc does not show all processes.
+UNSEEN = (
+    "/proc hides the processes of other users here (hidepid), so more of its processes may be alive"
+)
 
 _JID = re.compile(r"j[0-9]+\.[0-9]+", re.ASCII)
+_OWN_JID = re.compile(r"j[0-9]{16,}\.", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._@:+-]([A-Za-z0-9._@:+ -]{0,198}[A-Za-z0-9._@:+-])?")
 _NAME_RULE = (
     "1 to 200 of A-Z a-z 0-9 . _ - @ : + and blanks, which may not be at the beginning or the end"
@@ -72,6 +77,14 @@ _JID_RULE = "a jid looks like j1234567890.1234, as ansible_job_id gives it"
 def valid_jid(jid: str) -> bool:
     """Tell whether this can be the id of a job, ours or the builtin's."""
     return len(jid) <= 128 and _JID.fullmatch(jid) is not None
+
+
+def is_own_jid(jid: str) -> bool:
+    """Tell whether we have given a job its id.
+
+    Ours begin with the moment of the launch in nanoseconds, those of ``async`` with a random number below 10**12.
+    """
+    return _OWN_JID.match(jid) is not None
 
 
 def check_jid(jid: str) -> str:
@@ -300,6 +313,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
             "no_log": hidden,
             "boot_id": place["boot_id"],
             "machine": place.get("machine") or {"id": "", "name": ""},
+            "pid_namespace": place.get("pid_namespace", 0),
             "epoch": place["epoch"],
             "monotonic": place["monotonic"],
             "grace": request["grace"],
@@ -421,8 +435,8 @@ def finish(
     :param state: a finished state, or ``exited`` for "as the exit record says".
     :param exited: the exit record (``status``, ``epoch``, ``monotonic``, ``oom``), if there is one.
     :param ending: why and how somebody of ours ended the job, if somebody did (``state``,
-        ``reason``, ``signal``, ``survivors``, ``by``), or why it never began, see :func:`not_started`, or
-        :func:`shut_down`.
+        ``reason``, ``signal``, ``survivors``, ``by``, and whether others may be ``unseen``), or why it never began, see
+        :func:`not_started`, or :func:`shut_down`.
     """
     private = record[PRIVATE]
     final = dict(record, finished=True, changed=True, elapsed=None)
@@ -450,6 +464,8 @@ def finish(
     final["msg"] = message(final)
     if ending is not None and "why" in ending:
         final["msg"] += ": " + ending["why"]
+    if ending is not None and ending.get("unseen"):
+        final["msg"] += "; " + UNSEEN
     return final
 
 

@@ -159,6 +159,7 @@ class Starter:
             "monotonic": time.monotonic(),
             "boot_id": store.boot_id(),
             "machine": store.machine(),
+            "pid_namespace": store.pid_namespace(),
             "user": store.user_name(os.geteuid()),
             "containment": schema.SYSTEMD if self._request.get("unit") else schema.PROCESS,
             "unit": self._request.get("unit"),

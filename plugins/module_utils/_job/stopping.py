@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from . import cgroup, looking, schema, tree, unit
+from . import cgroup, looking, schema, store, tree, unit
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord
 
@@ -68,7 +68,7 @@ class Stop:
         except (
             FileNotFoundError
         ):  # somebody has removed the job's folder, and its keeper cannot be asked
-            self._end_marked([], [])
+            self._end_marked([], [], None)
 
     def unanswered(self) -> JobError:
         """Return what to tell when the time is over and the job has not finished."""
@@ -95,6 +95,7 @@ class Stop:
         if lock is None:
             return
         try:
+            store.require_proc()
             record = self.job.read_record()
             if record["finished"]:
                 return
@@ -102,8 +103,9 @@ class Stop:
             self._note(ending)
             private = record[schema.PRIVATE]
             runner = [private["runner"]] if self.job.is_held("runner") else []
-            left = self._end_marked(runner, unit.groups(private))
+            left = self._end_marked(runner, unit.groups(private), private["command"])
             ending["survivors"] = [one.described() for one in left]
+            ending["unseen"] = tree.is_blind()
             self._note(ending)  # for the next look, if the disk refuses the final record
             final = looking.reported(self.job, record)
             final.update(looking.streams(self.job, record, schema.EMBED_LIMIT))
@@ -116,7 +118,7 @@ class Stop:
         except OSError:  # the disk is broken, or the folder has been removed: every look comes to a verdict by itself
             pass
         except DamagedRecord:  # nothing tells more than the mark
-            self._end_marked([], [])
+            self._end_marked([], [], None)
         except MissingRecord:  # cleaned up at this moment: it had finished
             pass
         finally:
@@ -128,13 +130,24 @@ class Stop:
         except OSError:
             pass  # the disk is broken: the final record is the next chance to say it
 
-    def _end_marked(self, runner: list[int], groups: list[str]) -> list[tree.Process]:
-        """End what carries the job's mark, descends from its runner, or is in its groups; return what survives."""
+    def _end_marked(
+        self, runner: list[int], groups: list[str], command: Record | None
+    ) -> list[tree.Process]:
+        """End what carries the job's mark, descends from its runner, is in its groups or in its command's session.
+
+        :param command: pid and start of the command; None if that is unknown.
+        :return: what survives.
+        """
+        store.require_proc()
+        session = None
+        # Without the command nobody can tell whose session it is now.
+        if command is not None and tree.is_command(command["pid"], command["started"]):
+            session = (command["pid"], command["started"])
 
         def find() -> list[tree.Process]:
             spared = {os.getpid(), *runner}
             found = tree.members(
-                self.job.jid, roots=runner, session=None, spared=spared, marked=True
+                self.job.jid, roots=runner, session=session, spared=spared, marked=True
             )
             return cgroup.joined(found, groups, self.job.jid)
 

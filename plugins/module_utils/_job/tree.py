@@ -13,7 +13,7 @@ from .schema import COOKIE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable
+    from typing import Any, Callable, Iterable
 
 # Seconds after the first SIGKILL until what is still alive is called a survivor.
 KILL_PATIENCE = 2.0
@@ -23,10 +23,15 @@ SWEEP_INTERVAL = (0.01, 0.25)
 _ROLES = ("keeper", "runner", "turn")
 _FOLDERS = ("/.durable/jobs", "/.durable/gone")
 _READ_AND_WRITE = 0o600
+UNSEEN = -1  # the start of a process that is there, but that /proc hides from us
 
 
 class Process:
-    """One process as /proc showed it: ``pid`` and ``started`` (clock ticks since boot) together are its identity."""
+    """One process as /proc showed it: ``pid`` and ``started`` (clock ticks since boot) together are its identity.
+
+    Of a process that /proc hides (mount option ``hidepid``) ``started`` is UNSEEN: only the kernel's other answers
+    tell that it is there.
+    """
 
     __slots__ = ("name", "parent", "pid", "session", "started", "zombie")
 
@@ -41,24 +46,52 @@ class Process:
         self.session = int(fields[3])
         self.started = int(fields[19])
 
+    @classmethod
+    def hidden(cls, pid: int, parent: int, session: int) -> Process:
+        """Return a process of which /proc shows nothing. Its parent is 0 if that is unknown."""
+        fields = "S %d 0 %d%s %d" % (parent, session, " 0" * 15, UNSEEN)
+        return cls(pid, b"%d (hidden process) " % pid + fields.encode())
+
     def described(self) -> dict[str, object]:
         """Return what a record says of a process."""
         return {"pid": self.pid, "name": self.name}
 
 
-def process(pid: int) -> Process | None:
-    """Look at one process; None if there is none of that pid."""
+def process(pid: int, parent: int = 0) -> Process | None:
+    """Look at one process; None if there is none of that pid.
+
+    :param parent: who names it as a child; all that is known of the parent of a process that /proc hides.
+    """
     try:
         with open("/proc/%d/stat" % pid, "rb") as stat:
             return Process(pid, stat.read())
     except (OSError, IndexError):
+        return _hidden(pid, parent)
+
+
+def _hidden(pid: int, parent: int) -> Process | None:
+    """Ask the kernel about a process that /proc does not show: that proves nothing, it may only be hidden."""
+    try:
+        return Process.hidden(pid, parent, os.getsid(pid)) if pid > 0 else None
+    except PermissionError:  # by a security module; so it is there
+        return Process.hidden(pid, parent, 0)
+    except OSError:
         return None
 
 
+def is_blind() -> bool:
+    """Tell whether /proc hides processes of other users from us: then it hides the first one."""
+    first = process(1)
+    return first is None or first.started == UNSEEN
+
+
 def is_alive(pid: int, started: int) -> bool:
-    """Tell whether this very process, not a later one with its pid, is there and not a zombie."""
+    """Tell whether this very process, not a later one with its pid, is there and not a zombie.
+
+    A process of that pid that /proc hides counts as this one: nothing shows that it is another.
+    """
     found = process(pid)
-    return found is not None and found.started == started and not found.zombie
+    return found is not None and found.started in (started, UNSEEN) and not found.zombie
 
 
 def is_command(pid: int, started: int) -> bool:
@@ -68,13 +101,21 @@ def is_command(pid: int, started: int) -> bool:
     """
     found = process(pid)
     return (
-        found is not None and found.started == started and found.session == pid and not found.zombie
+        found is not None
+        and found.session == pid
+        and found.started in (started, UNSEEN)
+        and not found.zombie
     )
 
 
-def all_processes() -> dict[int, Process]:
-    """Look at every process that /proc shows, by pid."""
-    found = (process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+def all_processes(others: dict[int, int] | None = None) -> dict[int, Process]:
+    """Look at every process that /proc shows, by pid.
+
+    :param others: pids of processes that /proc may hide, and of their parents, as :func:`family` returns them.
+    """
+    parents = others or {}
+    pids = {int(name) for name in os.listdir("/proc") if name.isdigit()}.union(parents)
+    found = (process(pid, parents.get(pid, 0)) for pid in pids)
     return {one.pid: one for one in found if one is not None}
 
 
@@ -94,20 +135,22 @@ def members(
     :param marked: whether to look for the job's mark in every environment too. Needed where orphans
         do not become our children.
     """
+    known = family(roots, jid)
     if session is None and not marked:
         # Cheap, and made for a hundred keepers that end their jobs at the same time. It may miss what is being born or
         # dies: "nothing" is only believed of a look at all processes.
-        seen = (process(pid) for pid in sorted(_family(roots, jid) - spared))
+        seen = (process(pid, known[pid]) for pid in sorted(set(known) - spared))
         alive = [one for one in seen if one is not None and not one.zombie]
         if alive:
             return alive
-    table = all_processes()
+    if session is not None:
+        known.setdefault(session[0], 0)
+    table = all_processes(known)
     found = descendants(table, roots)
     if session is not None and _is_session_of(*session):
         found.update(one.pid for one in table.values() if one.session == session[0])
     if marked:
-        mark = ("%s=%s" % (COOKIE, jid)).encode()
-        found.update(pid for pid in table if mark in _environment(pid))
+        found.update(pid for pid in table if is_marked(pid, jid))
     found -= spared
     found -= of_other_jobs(found, jid, table)
     return [table[pid] for pid in sorted(found) if not table[pid].zombie]
@@ -174,23 +217,34 @@ def _runs_engine(pid: int) -> bool:
         return False
 
 
-def _family(roots: Iterable[int], jid: str) -> set[int]:
-    """Return the pids of what descends from some processes, as each of them names its children (proc(5)).
+def family(roots: Iterable[int], jid: str = "") -> dict[int, int]:
+    """Return the pids of what descends from some processes, and of the parent of each.
 
-    Other jobs than ``jid``, and what is below them, are left out.
+    Each process names its children (proc(5)), also those that /proc hides. Of these nobody names the children.
+
+    :param jid: of a job; other jobs, and what is below them, are left out. Empty for none.
     """
-    found: set[int] = set()
+    found: dict[int, int] = {}
     todo = list(roots)
     while todo:
-        tasks = "/proc/%d/task" % todo.pop()
-        try:
-            for thread in os.listdir(tasks):
-                with open("%s/%s/children" % (tasks, thread), "rb") as children:
-                    new = set(map(int, children.read().split())) - found
-                    todo += [pid for pid in new if not _serves_other_job(pid, jid)]
-        except OSError:  # it has ended, or the kernel was built without such lists
-            continue
-        found.update(todo)
+        parent = todo.pop()
+        new = [pid for pid in _children(parent) if pid not in found]
+        if jid:
+            new = [pid for pid in new if not _serves_other_job(pid, jid)]
+        found.update(dict.fromkeys(new, parent))
+        todo += new
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    tasks = "/proc/%d/task" % pid
+    try:
+        for thread in os.listdir(tasks):
+            with open("%s/%s/children" % (tasks, thread), "rb") as children:
+                found += map(int, children.read().split())
+    except OSError:  # it has ended, is hidden, or the kernel was built without such lists
+        pass
     return found
 
 
@@ -200,12 +254,33 @@ def _is_session_of(pid: int, started: int) -> bool:
     As long as a process of it lives, nobody else gets that pid. Afterwards a stranger may, and found another one.
     """
     leader = process(pid)
-    return leader is None or leader.started == started
+    return leader is None or leader.started in (started, UNSEEN)
 
 
 def marked(jid: str) -> list[Process]:
     """Return the living processes that carry the job's mark in their environment, other than this one."""
     return members(jid, roots=[], session=None, spared={os.getpid()}, marked=True)
+
+
+def left(jid: str, survivors: Iterable[dict[str, Any]]) -> list[Process]:
+    """Return those of a finished job's ``survivors`` that may still be alive.
+
+    These are the ones that carry its mark, and those of the same name whose environment cannot be read: a process of
+    another user, or one that has made itself undumpable (prctl(2)). They may be strangers by now, but nothing shows it.
+    """
+    found = []
+    for told in survivors:
+        one = process(told["pid"])
+        if one is not None and not one.zombie:
+            is_unreadable = not any(_environment(one.pid)) and one.name == told["name"]
+            if is_unreadable or is_marked(one.pid, jid):
+                found.append(one)
+    return found
+
+
+def is_marked(pid: int, jid: str) -> bool:
+    """Tell whether a process can be seen to carry a job's mark in its environment."""
+    return ("%s=%s" % (COOKIE, jid)).encode() in _environment(pid)
 
 
 def send(target: Process, number: int) -> None:
@@ -214,7 +289,7 @@ def send(target: Process, number: int) -> None:
         if hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal"):
             fd = os.pidfd_open(target.pid)
             try:
-                if is_alive(target.pid, target.started):
+                if _is_still(target):
                     signal.pidfd_send_signal(fd, number)
             finally:
                 os.close(fd)
@@ -224,10 +299,18 @@ def send(target: Process, number: int) -> None:
     except OSError:
         pass  # a kernel older than the interpreter, or not ours to signal: the plain call tells
     try:
-        if is_alive(target.pid, target.started):
+        if _is_still(target):
             os.kill(target.pid, number)
     except OSError:
         pass
+
+
+def _is_still(target: Process) -> bool:
+    """Tell whether the pid of a process is still its own."""
+    if target.started == UNSEEN:
+        return target.pid in _children(target.parent)
+    found = process(target.pid)
+    return found is not None and found.started == target.started and not found.zombie
 
 
 def end(

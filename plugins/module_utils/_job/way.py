@@ -26,6 +26,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+DEFAULT = ".ansible_async"  # where an async dir is below a home, if nobody has said anything else
 _MAX_LINKS = 40  # symlinks on the way to a folder, as the kernel counts them
 
 
@@ -179,21 +180,64 @@ def refusal(path: str, why: str, advice: str) -> JobError:
     )
 
 
-def whose(path: str, jid: str = "") -> Iterator[str]:
-    """Yield the users, other than ourselves, whose async dir visibly holds a job of that jid.
+def whose(path: str, jid: str = "", name: str = "") -> Iterator[str]:
+    """Yield the users, other than ourselves, and the async dirs of theirs that visibly hold a job.
 
-    Without a jid, those who have an async dir at all.
-
-    :param path: our own async dir. Below our home it is looked for at the same place below theirs.
+    Parameters are those of :func:`elsewhere`.
     """
-    home = os.path.expanduser("~")
-    inside = (
-        os.path.relpath(path, home) if path.startswith(home.rstrip("/") + "/") else ".ansible_async"
-    )
+    me = user_name(os.geteuid())
+    for user, folder in elsewhere(path, jid, name):
+        if user != me:
+            yield "user %s in %s" % (user, folder)
+
+
+def elsewhere(path: str, jid: str = "", name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the users whose async dir visibly holds a job, we ourselves included, and the folder.
+
+    :param path: the async dir where it is not.
+    :param jid: of the job. Without it, and without a name, all async dirs count that can be seen.
+    :param name: of the job, if it is given by its name.
+    """
     seen = {os.path.realpath(path)}
-    for entry in pwd.getpwall():
-        folder = os.path.realpath(os.path.join(entry.pw_dir, inside))
+    for user, place in _async_dirs(path):
+        folder = os.path.realpath(place)
         if folder not in seen:
             seen.add(folder)
-            if os.path.lexists(os.path.join(folder, jid)):
-                yield "user %s in %s" % (entry.pw_name, folder)
+            jids = _named(folder, name) if name else [jid]
+            if any(os.path.lexists(os.path.join(folder, one)) for one in jids):
+                yield user, folder
+
+
+def _async_dirs(path: str) -> Iterator[tuple[str, str]]:
+    """Yield where an async dir may be, and whose: at the default place, or at the place of ours below our home."""
+    me, home = user_name(os.geteuid()), os.path.expanduser("~")
+    homes = [(me, home), *((entry.pw_name, entry.pw_dir) for entry in pwd.getpwall())]
+    try:
+        with os.scandir("/home") as entries:  # also of users whom nobody can list
+            homes += [
+                (user_name(entry.stat().st_uid), entry.path) for entry in entries if entry.is_dir()
+            ]
+    except OSError:
+        pass
+    inside = os.path.relpath(path, home) if path.startswith(home.rstrip("/") + "/") else DEFAULT
+    configured = os.environ.get("ANSIBLE_ASYNC_DIR")
+    if configured:
+        yield me, os.path.expanduser(os.path.expandvars(configured))
+    for user, folder in homes:
+        for below in (inside, DEFAULT):
+            yield user, os.path.join(folder, below)
+
+
+def _named(folder: str, name: str) -> list[str]:
+    """Return the jids that a name means in an async dir of anybody, as far as we may see."""
+    path = os.path.join(folder, ".durable", "names", name + ".jid")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+            words = os.read(fd, 1024).split() if is_file else []
+        finally:
+            os.close(fd)
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in words if b"/" not in word]

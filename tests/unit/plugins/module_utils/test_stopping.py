@@ -15,8 +15,7 @@ import time
 import pytest
 from ansible.modules import async_wrapper
 
-from ansible_collections.durable.jobs.plugins.module_utils import _builtin
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import async_jobs, tree
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -252,7 +251,7 @@ class Wrapper:
         """Return those that are alive, the module and what it has started included: they share a mark of their own."""
         mark = self.folder.encode()
         table = tree.all_processes()
-        mine = {pid for pid in table if mark in b" ".join(_builtin._words(pid, "cmdline"))}
+        mine = {pid for pid in table if mark in b" ".join(async_jobs.read_words(pid, "cmdline"))}
         mine |= tree.descendants(table, mine)
         return [table[pid] for pid in mine if not table[pid].zombie]
 

@@ -8,11 +8,17 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    async_jobs,
+    looking,
+    store,
+    tree,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
     MissingRecord,
@@ -283,6 +289,10 @@ BUILTIN = {
             True,
         ),
         ({"ping": "pong", "_ansible_parsed": True}, "succeeded", True, None, False),
+        # Results of modules that have such keys of their own, as our job_start has.
+        ({"ping": "pong", "started": True, "finished": False}, "succeeded", True, None, False),
+        ({"ansible_job_id": "j7.8", "started": 1, "finished": 0}, "succeeded", True, None, False),
+        ({"started": True, "failed": True, "msg": "no"}, "failed", True, None, True),
     ],
 )
 def test_a_record_of_the_builtin(tmp_path, record, state, finished, rc, failed):
@@ -301,11 +311,69 @@ def test_a_record_of_the_builtin(tmp_path, record, state, finished, rc, failed):
     assert found["signal"] == ("SIGKILL" if rc == -9 else None)
     assert (
         {key: value for key, value in record.items() if not key.startswith("_")}.items()
-        - {("started", 1), ("finished", 0)}
+        - {("started", 1), ("finished", 0), ("ansible_job_id", "j7.8")}
         <= found.items()
         if "cmd" not in record
         else True
     )
+
+
+FIRST = {"started": 1, "finished": 0, "ansible_job_id": "j1.2"}
+
+
+def first_record(where, age):
+    """Write the first record of a job of the builtin's of which there is no process, so many seconds old."""
+    job = where.job("j1.2")
+    with open(job.results_file, "w", encoding="utf-8") as target:
+        json.dump(FIRST, target)
+    moment = time.time() - age
+    os.utime(job.results_file, (moment, moment))
+    return job
+
+
+@pytest.mark.parametrize(("years", "reason"), [(0, "killed"), (10, "rebooted")])
+def test_a_job_of_the_builtin_without_a_process_is_lost(launcher, years, reason):
+    job = first_record(launcher.store, 60 + years * 365 * 86400)
+    found = looking.wait(job, 0)
+    assert (found["state"], found["reason"], found["rc"]) == ("lost", reason, None)
+    assert found["finished"] and found["failed"] and "is lost (%s)" % reason in found["msg"]
+    with open(job.results_file, encoding="utf-8") as source:
+        assert json.load(source) == FIRST, "a look changes no record of others"
+
+
+def test_a_first_record_of_the_builtin_is_believed_for_a_while(launcher):
+    job = first_record(launcher.store, -1000)  # the clock was set back
+    assert looking.look(job)["state"] == "lost"
+    assert looking.look(first_record(launcher.store, 0))["state"] == "running"
+    found = looking.wait(job, 30)
+    assert (found["state"], found["reason"]) == ("lost", "killed")
+
+
+@pytest.mark.parametrize(
+    "unsure",
+    [
+        {"LOCAL": frozenset()},  # another machine may have the file system, too
+        {"_mount": lambda fd: ("", "")},
+    ],
+    ids=["shared", "unknown"],
+)
+def test_a_job_of_the_builtin_that_may_run_elsewhere_is_not_lost(launcher, monkeypatch, unsure):
+    job = first_record(launcher.store, 60)
+    for name, value in unsure.items():
+        monkeypatch.setattr(async_jobs, name, value)
+    assert looking.look(job)["state"] == "running"
+
+
+def test_where_a_file_system_is_mounted(tmp_path):
+    if os.geteuid() != 0 or subprocess.call(["mount", "-t", "tmpfs", "none", str(tmp_path)]):
+        pytest.skip("needs root and the right to mount a tmpfs")
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert async_jobs._mount(fd) == (str(tmp_path), "tmpfs")
+    finally:
+        os.close(fd)
+        subprocess.check_call(["umount", "-l", str(tmp_path)])
+    assert async_jobs._mount(fd) == ("", "")
 
 
 def test_a_missing_job(tmp_path):
