@@ -161,7 +161,7 @@ _PRIVATE_RULES: Rules = {
     "monotonic": _number,
     "grace": _number,
     "stop_signal": _signal,
-    "output_limit": lambda value: _integer(value) and _number(value),
+    "output_limit": lambda value: _integer(value) and 0 <= value <= schema.LARGEST,
     "spec": _or_null(_specification),
     "rerun": _text,
 }

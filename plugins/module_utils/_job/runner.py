@@ -280,6 +280,7 @@ def _become_command(
                 parameter, subject = "nice", str(request["nice"])
                 os.nice(request["nice"])
             if request["umask"] is not None:
+                parameter, subject = "umask", str(request["umask"])
                 os.umask(request["umask"])
             parameter, subject = request["parameter"], request["argv"][0]
             environment = _environment(job.jid, request["env"], addresses)
@@ -295,6 +296,9 @@ def _become_command(
         told = {"parameter": "argv, env or stdin", "subject": "of the job"}
         told.update(errno=errno.EINVAL, strerror="not encodable as text for a program")
         failure = json.dumps(told).encode()
+    except Exception as error:  # pylint: disable=broad-exception-caught  # nobody else would see it
+        told = {"parameter": parameter, "subject": subject, "errno": errno.EINVAL}
+        failure = json.dumps(dict(told, strerror=type(error).__name__)).encode()
     finally:
         os.write(outfit.refusal_in, failure)
         os._exit(127)
