@@ -35,10 +35,10 @@ class ActionModule(ForwardingAction):
             if wrong:
                 text = (
                     "%s cannot be given beside %r, which stands alone and so is taken as cmd: "
-                    "in free form every word with = is a parameter; give cmd and put all of the line in quotes, as in %s"
+                    "in free form every word with = is a parameter; give cmd and put the whole line in quotes, as in "
+                    "cmd='dd if=/dev/zero of=/tmp/zeros count=1'"
                 )
-                told = (", ".join(wrong), str(raw), "cmd='dd if=/dev/zero of=/tmp/zeros count=1'")
-                raise JobError(text % told)
+                raise JobError(text % (", ".join(wrong), str(raw)))
             args["cmd"] = raw
         return args
 

@@ -10,6 +10,7 @@ class ModuleDocFragment:
     """Documents module_utils/_job/quantities.py: seconds()."""
 
     DOCUMENTATION = r"""
+options: {}
 notes:
   - Wherever a parameter is a number of seconds, it also takes text such as V(90s), V(30m), V(1h30m), V(2d) or V(1w), with the
     units w, d, h, m and s in this order, each at most once. A number without a unit is seconds, also as text, such as V(1.5).

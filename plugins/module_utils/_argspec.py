@@ -11,7 +11,6 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ._job import quantities, schema, store, way
-from ._job.errors import JobError
 from ._job.folder import MissingRecord
 from ._job.store import Store
 

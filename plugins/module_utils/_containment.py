@@ -62,11 +62,13 @@ def limits(params: dict[str, Any]) -> Record:
                 raise JobError("%s must be a number of %s, not %r" % (name, what, found[name]))
             letter = (match.group(2) or " ").upper()
             found[name] = int(float(match.group(1)) * 1024 ** " KMGT".index(letter))
-    for name, most in (("memory_max", schema.LARGEST), ("cpu_quota", CPU_MOST)):
+    for name, most, example in (
+        ("memory_max", schema.LARGEST, "512M"),
+        ("cpu_quota", CPU_MOST, "50"),
+    ):
         if found[name] is not None and not 1 <= found[name] <= most:
-            rule = "at least 1" if found[name] < 1 else "at most %d" % most
-            example = "512M" if name == "memory_max" else "50"
-            told = (name, rule, params[name], example)
+            bound = "at least 1" if found[name] < 1 else "at most %d" % most
+            told = (name, bound, params[name], example)
             raise JobError("%s must be %s, but is %s; give for example %s" % told)
     return found
 

@@ -7,12 +7,19 @@ from __future__ import annotations
 
 import re
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Pattern, Union
+
+    Signs = List[Union[str, Pattern[str]]]
+
 NAMED = 5  # words that a warning names
 SHOWN = 40  # characters of each
 _BLANKS = re.compile(r"\s")
 _VARIABLE = re.compile(r"\$[A-Za-z0-9_{(@*#?!$-]", re.ASCII)
-_HOME = re.compile(r"~([A-Za-z_/]|$)", re.ASCII)
-_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
+_HOME = re.compile(r"^~([A-Za-z_/]|$)", re.ASCII)
+_SETTING = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
+_COMMENT = re.compile("^#")
 _SET = re.compile(r"\[[^\]]+\]")
 
 
@@ -34,20 +41,15 @@ def hint(cmd: str | None, *, hidden: bool = False) -> str | None:
 
 
 def meant_for_shell(cmd: str) -> list[str]:
-    """Return the words of a command that a shell would not take as they are: unquoted operators, variables, patterns."""
+    """Return the words that a shell would not take as they are: unquoted operators, variables, patterns."""
     found = []
     for number, (word, plain) in enumerate(_words(cmd)):
-        is_url = "://" in word
-        signs = "|<>" if is_url else "|<>&;*?"
-        if (
-            any(sign in plain for sign in signs)
-            or "`" in plain
-            or _VARIABLE.search(plain)
-            or (not is_url and _SET.search(plain))
-            or _HOME.match(plain)
-            or plain.startswith("#")
-            or (number == 0 and _SETTING.match(plain))
-        ):
+        signs: Signs = [*"|<>`", _VARIABLE, _HOME, _COMMENT]
+        if "://" not in word:
+            signs += [*"&;*?", _SET]
+        if number == 0:
+            signs.append(_SETTING)
+        if any(sign in plain if isinstance(sign, str) else sign.search(plain) for sign in signs):
             found.append(word)
     return list(dict.fromkeys(found))
 

@@ -50,8 +50,8 @@ class ForwardingAction(ActionBase):
 
         :raises JobError: a number among them is wrong. ansible-core would say so in the module, without an example.
         """
-        # ansible-core takes null for a value in some places and not in others; to us it is as good as not given. Jobs that
-        # somebody means to name must not be left out silently.
+        # ansible-core takes null for a value in some places and not in others; to us it is as good as not given. Only
+        # the jobs that somebody means to name must not be left out silently.
         given = self._task.args.items()
         args = {name: value for name, value in given if value is not None or name == "jobs"}
         quantities.checked(args)

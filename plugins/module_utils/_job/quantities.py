@@ -9,6 +9,7 @@ are such that whatever is accepted has room in a record, in the kernel and in C.
 
 from __future__ import annotations
 
+import math
 import re
 
 from .errors import JobError
@@ -56,14 +57,14 @@ def seconds(name: str, value: object) -> float:
     :raises JobError: it is no duration, is negative, or is longer than ten years.
     """
     found = _seconds(value)
-    if found is None or found != found:
+    if found is None or math.isnan(found):
         raise JobError("%s must be %s, not %s" % (name, _EXAMPLE, shown(value)))
     if found < 0:
         told = (name, shown(value), _EXAMPLE)
         raise JobError("%s must not be negative, but is %s; give %s" % told)
     if found > LONGEST:
-        told = (name, LONGEST, shown(value), _EXAMPLE)
-        raise JobError("%s must be at most ten years (%d s), but is %s; give %s" % told)
+        most = "%s must be at most ten years (%d s)" % (name, LONGEST)
+        raise JobError("%s, but is %s; give %s" % (most, shown(value), _EXAMPLE))
     return found
 
 
@@ -105,8 +106,8 @@ def whole(name: str, value: object) -> int:
         rule = "be at most %d" % most
     else:
         return found
-    told = (name, rule, shown(value), example)
-    raise JobError("%s must %s, but is %s; give a number such as %s" % told)
+    text = "%s must %s, but is %s; give a number such as %s"
+    raise JobError(text % (name, rule, shown(value), example))
 
 
 def _whole(value: object) -> int | None:

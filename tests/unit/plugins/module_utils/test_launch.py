@@ -107,7 +107,10 @@ def test_what_is_run_and_what_is_shown(given, argv, cmd):
         ({"cmd": "true", "tasks_max": 10**9}, "tasks_max must be at most 4194304"),
         ({"cmd": "true", "memory_max": "9" * 18 + "T"}, "memory_max must be at most .* 512M"),
         ({"cmd": "true", "cpu_quota": "999999999"}, "cpu_quota must be at most"),
-        ({"argv": ["x" * (_launch.WORD_LIMIT + 1)]}, "argv has a word of [0-9]+ bytes, .* given [0-9]+"),
+        (
+            {"argv": ["x" * (_launch.WORD_LIMIT + 1)]},
+            "argv has a word of [0-9]+ bytes, .* given [0-9]+",
+        ),
         ({"cmd": "x " * 700000}, "cmd and env have [0-9]+ bytes"),
         ({"cmd": "true", "env": {"A": "€" * _launch.WORD_LIMIT}}, "env has a word of [0-9]+ bytes"),
         ({"cmd": "true", "chdir": "/" * 4096}, "chdir is longer than the 4095 bytes"),
@@ -143,8 +146,15 @@ ANY_NUMBER = st.one_of(
 )
 ANY_WORDS = st.lists(st.text(), min_size=1)
 PLACE = {
-    **{"epoch": 1.8e9, "monotonic": 1e6, "boot_id": "b", "machine": {"id": "m", "name": "n"}},
-    **{"user": "u", "containment": "process", "unit": None, "keeper": 2, "reports": True},
+    "epoch": 1.8e9,
+    "monotonic": 1e6,
+    "boot_id": "b",
+    "machine": {"id": "m", "name": "n"},
+    "user": "u",
+    "containment": "process",
+    "unit": None,
+    "keeper": 2,
+    "reports": True,
     **dict.fromkeys(("results_file", "stdout_file", "stderr_file"), "/x"),
 }
 JID = "j1795301990843259553.10311"
@@ -172,13 +182,13 @@ def records(asked):
     words=ANY_WORDS,
     numbers=st.fixed_dictionaries(
         {},
-        optional={
-            name: ANY_NUMBER
-            for name in (
+        optional=dict.fromkeys(
+            (
                 *("timeout", "max_timeout", "watchdog", "grace", "retention"),
                 *("nice", "output_limit", "umask"),
-            )
-        },
+            ),
+            ANY_NUMBER,
+        ),
     ),
     texts=st.fixed_dictionaries(
         {},
