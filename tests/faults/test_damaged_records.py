@@ -398,7 +398,7 @@ def test_the_folder_of_a_damaged_record_is_gone_too(launcher):
     assert not os.path.lexists(job.results_file)
 
 
-# -- what is written must be readable -----------------------------------------------------------------------------------
+# -- what is written must be readable ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
