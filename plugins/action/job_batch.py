@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._forward import ForwardingAction
+from ..plugin_utils._forward import ForwardingAction, refused
 from ..plugin_utils._prepare import part_of
 
 
@@ -24,14 +24,17 @@ class ActionModule(ForwardingAction):
         if not any(_is_module(entry) for entry in entries):
             return super().run(tmp, task_vars)
         result = self.begin(tmp, task_vars)
-        args = self.forwarded()
+        try:
+            args = self.forwarded()
+        except JobError as error:
+            return refused(result, error)
         parts: list[dict[str, t.Any] | None] = []
         for number, entry in enumerate(entries):
             try:
                 parts.append(part_of(self, entry, task_vars or {}) if _is_module(entry) else None)
             except JobError as error:
                 text = "jobs[%d] cannot be launched, so nothing is: %s" % (number, error.msg)
-                return dict(result, failed=True, **dict(error.details, msg=text))
+                return refused(result, JobError(**dict(error.details, msg=text)))
         args["_parts"] = parts
         result.update(
             self._execute_module(module_name=self.module, module_args=args, task_vars=task_vars)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._forward import ForwardingAction
+from ..plugin_utils._forward import ForwardingAction, refused
 from ..plugin_utils._prepare import part_of
 
 
@@ -22,11 +22,11 @@ class ActionModule(ForwardingAction):
         """Launch the module and return the job."""
         result = self.begin(tmp, task_vars)
         task_vars = task_vars or {}
-        args = self.forwarded()
         try:
+            args = self.forwarded()
             args["_part"] = part_of(self, args, task_vars)
         except JobError as error:
-            return dict(result, failed=True, **dict(error.details, msg=error.msg))
+            return refused(result, error)
         result.update(
             self._execute_module(module_name=self.module, module_args=args, task_vars=task_vars)
         )

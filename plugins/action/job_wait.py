@@ -14,10 +14,10 @@ import typing as t
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
-from ..module_utils._job import schema
+from ..module_utils._job import quantities, schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._references import references
-from ..plugin_utils._forward import ForwardingAction
+from ..plugin_utils._forward import ForwardingAction, refused
 
 # Seconds that one run of the module may last while nothing happens: the first one, so that people soon see what is
 # waited for, and the others.
@@ -44,13 +44,15 @@ class ActionModule(ForwardingAction):
         """Wait, and return the module's last answer."""
         result = self.begin(tmp, task_vars)
         self._host = (task_vars or {}).get("inventory_hostname", self._play_context.remote_addr)
-        args = self.forwarded()
         try:
-            args["jobs"] = [one.plain() for one in references(args.get("jobs", []))]
-            timeout = _seconds(args.get("timeout"), "timeout")
-            reconnect = _seconds(args.get("reconnect_timeout"), "reconnect_timeout")
+            args = self.forwarded()
+            if "jobs" not in args:
+                raise JobError("missing required arguments: jobs")
+            args["jobs"] = [one.plain() for one in references(args["jobs"])]
+            numbers = quantities.checked(args)
+            timeout, reconnect = numbers.get("timeout"), numbers.get("reconnect_timeout")
         except JobError as error:
-            return dict(result, failed=True, msg=error.msg)
+            return refused(result, error)
         patience = RECONNECT if reconnect is None else reconnect
         result.update(self._wait(args, timeout, patience, task_vars))
         return result
@@ -224,17 +226,3 @@ def _line(job: dict[str, t.Any]) -> str:
     if progress and job["state"] != schema.SUCCEEDED:
         text += ", " + progress
     return text
-
-
-def _seconds(value: object, name: str) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = float(str(value))
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise JobError(
-            "%s must be a number of seconds that is not negative, not %s" % (name, value)
-        )
-    return seconds

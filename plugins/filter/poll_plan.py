@@ -30,19 +30,28 @@ positional: _input
 options:
   _input:
     description:
-      - The job's limit in seconds. V(0) means that it has none; the plan then covers a year.
-    type: float
+      - The job's limit, a duration. V(0) means that it has none; the plan then covers a year.
+      - A duration is a number of seconds, or text such as V(90s), V(30m), V(1h30m), V(2d) or V(1w). It is at most
+        ten years.
+    type: raw
     required: true
   delay:
     description:
-      - Seconds from the beginning of one look to the beginning of the next.
-    type: float
+      - Seconds, or a duration, from the beginning of one look to the beginning of the next.
+    type: raw
     default: 10
   grace:
     description:
-      - Seconds between stop signal and SIGKILL.
-    type: float
+      - Seconds, or a duration, between stop signal and SIGKILL.
+    type: raw
     default: 10
+  max_timeout:
+    description:
+      - The limit of a job that may ask for more time, see O(durable.jobs.job_start#module:max_timeout). It counts
+        instead of the other one if it is not V(0).
+    type: raw
+    default: 0
+    version_added: 1.0.0
 seealso:
   - module: durable.jobs.job_start
   - module: durable.jobs.job_status
@@ -52,7 +61,7 @@ EXAMPLES = r"""
 - name: Show how a job of at most six minutes is polled
   ansible.builtin.debug:
     # {"retries": 37, "delay": 1, "wait": 9}
-    msg: "{{ 360 | durable.jobs.poll_plan(delay=10, grace=10) }}"
+    msg: "{{ '6m' | durable.jobs.poll_plan(delay=10, grace=10) }}"
 """
 
 RETURN = r"""
@@ -68,19 +77,14 @@ _value:
 
 
 def plan(
-    timeout: object, delay: object = DEFAULT_DELAY, grace: object = DEFAULT_GRACE
+    timeout: object,
+    delay: object = DEFAULT_DELAY,
+    grace: object = DEFAULT_GRACE,
+    max_timeout: object = 0,
 ) -> dict[str, int | float]:
-    """Check what a template gave, and compute the plan."""
-    numbers = {}
-    for name, value in (("timeout", timeout), ("delay", delay), ("grace", grace)):
-        try:
-            numbers[name] = float(str(value))
-        except ValueError:
-            raise AnsibleFilterError(
-                f"poll_plan: {name} must be a number of seconds, not {value!r}"
-            ) from None
+    """Compute the plan of what a template gave."""
     try:
-        return poll_plan(**numbers)
+        return poll_plan(timeout, delay, grace, max_timeout)
     except JobError as error:
         raise AnsibleFilterError(f"poll_plan: {error.msg}") from None
 

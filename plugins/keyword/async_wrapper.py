@@ -23,7 +23,7 @@ from ansible import __version__ as core_version
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.warnings import get_warning_messages
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import store
+from ansible_collections.durable.jobs.plugins.module_utils._job import schema, store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
 from ansible_collections.durable.jobs.plugins.module_utils._keyword import respond
@@ -59,7 +59,8 @@ class Order:
             raise JobError(
                 "async_wrapper is run by ansible-core for the keyword async, and by nobody else"
             )
-        self.limit = float(words[1])
+        # Longer than any machine runs; a record holds no more.
+        self.limit = min(float(words[1]), float(schema.LONGEST))
         if words[2] in ("true", "false"):
             self.path, rest = words[3], words[4:]
             self.args = rest[-1] if rest and rest[-1] != self.path else None

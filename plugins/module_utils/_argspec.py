@@ -10,8 +10,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._job import schema, store, way
-from ._job.errors import JobError
+from ._job import quantities, schema, store, way
 from ._job.folder import MissingRecord
 from ._job.store import Store
 
@@ -135,12 +134,14 @@ def _login_user() -> str | None:
     return store.user_name(uid) if uid < NO_LOGIN else None
 
 
-def check_range(params: dict[str, Any], *names: str) -> None:
-    """Refuse negative numbers. :raises JobError: naming the parameter."""
-    for name in names:
-        value = params[name]
-        if value is not None and not 0 <= value < float("inf"):
-            raise JobError("%s must not be negative or infinite, but is %s" % (name, value))
+def usable(params: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with durations in seconds; one that is null is as good as not given.
+
+    :param spec: their argument spec.
+    :raises JobError: naming the parameter that is wrong.
+    """
+    absent = {name: spec[name].get("default") for name in spec if params.get(name) is None}
+    return quantities.checked({**params, **absent})
 
 
 def unshown_invocation(module: AnsibleModule) -> dict[str, Any]:

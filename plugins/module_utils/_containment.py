@@ -9,7 +9,7 @@ import os
 import pwd
 import re
 
-from ._job import schema, store
+from ._job import quantities, schema, store
 from ._job.errors import JobError
 
 TYPE_CHECKING = False
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]+)?)\s*([KMGT])?(?:i?B)?", re.ASCII | re.IGNORECASE)
 _PERCENT = re.compile(r"([0-9]{1,9}(?:\.[0-9]+)?)\s*()%?", re.ASCII)
+CPU_MOST = 1000000  # percent of one processor: ten thousand processors
 _LOGIND = "org.freedesktop.login1"
 # Where logind and systemd put what belongs to a login, in a path of /proc/<pid>/cgroup.
 _LOGIN = re.compile(r"/user-(\d+)\.slice/(session-[^/]+\.scope|user@\d+\.service)(/|$)", re.M)
@@ -50,20 +51,25 @@ def checked(params: dict[str, Any]) -> Record:
 
 def limits(params: dict[str, Any]) -> Record:
     """Return the limits that are asked for, as numbers; null for none. :raises JobError: one is wrong."""
-    found = {name: params[name] for name in schema.LIMITS}
+    found = quantities.checked({name: params[name] for name in schema.LIMITS})
     for name, rule, what in (
         ("memory_max", _SIZE, "bytes, or one with a unit such as 512M or 2G"),
         ("cpu_quota", _PERCENT, "percent of one processor, such as 50 or 200%"),
     ):
         if found[name] is not None:
-            match = rule.fullmatch(found[name].strip())
+            match = rule.fullmatch(str(found[name]).strip())
             if match is None:
                 raise JobError("%s must be a number of %s, not %r" % (name, what, found[name]))
             letter = (match.group(2) or " ").upper()
             found[name] = int(float(match.group(1)) * 1024 ** " KMGT".index(letter))
-    for name, value in found.items():
-        if value is not None and value < 1:
-            raise JobError("%s must be at least 1, but is %s" % (name, params[name]))
+    for name, most, example in (
+        ("memory_max", schema.LARGEST, "512M"),
+        ("cpu_quota", CPU_MOST, "50"),
+    ):
+        if found[name] is not None and not 1 <= found[name] <= most:
+            bound = "at least 1" if found[name] < 1 else "at most %d" % most
+            told = (name, bound, params[name], example)
+            raise JobError("%s must be %s, but is %s; give for example %s" % told)
     return found
 
 

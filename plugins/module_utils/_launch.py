@@ -12,6 +12,7 @@ import json
 import os
 import pkgutil
 import py_compile
+import re
 import shlex
 import sys
 import time
@@ -19,8 +20,8 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 from . import _job
-from ._argspec import ASYNC_DIR_SPEC, check_range, requester
-from ._job import schema, store
+from ._argspec import ASYNC_DIR_SPEC, requester, usable
+from ._job import quantities, schema, store
 from ._job.errors import JobError
 from ._job.folder import MissingRecord
 from ._plan import DEFAULT_GRACE, plain, poll_plan
@@ -108,6 +109,7 @@ ENGINE = (
     "modules",
     "output",
     "program",
+    "quantities",
     "removing",
     "reports",
     "runner",
@@ -128,10 +130,10 @@ JOB_SPEC: dict[str, Any] = {
     "argv": {"type": "list", "elements": "str"},
     "shell": {"type": "str"},
     "executable": {"type": "path", "default": "/bin/sh"},
-    "timeout": {"type": "float", "default": 3600},
-    "max_timeout": {"type": "float"},
-    "watchdog": {"type": "float"},
-    "grace": {"type": "float", "default": DEFAULT_GRACE},
+    "timeout": {"type": "raw", "default": 3600},
+    "max_timeout": {"type": "raw"},
+    "watchdog": {"type": "raw"},
+    "grace": {"type": "raw", "default": DEFAULT_GRACE},
     "stop_signal": {"type": "str", "default": "TERM"},
     "chdir": {"type": "path"},
     "env": {"type": "dict", "no_log": True},
@@ -149,13 +151,19 @@ JOB_SPEC: dict[str, Any] = {
     "name": {"type": "str"},
     "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "attach", "replace"]},
     "rerun": {"type": "str", "default": "always", "choices": ["always", "on_failure", "never"]},
-    "retention": {"type": "float", "default": 14 * 86400},
+    "retention": {"type": "raw", "default": 14 * 86400},
     **ASYNC_DIR_SPEC,
 }
 NO_SOCKET = (
     "the file system of async_dir %s takes no sockets, so the command cannot report its progress"
 )
 ONE_COMMAND = ["cmd", "argv", "shell"]
+# Bytes: the kernel takes no longer words, and no more of words and environment together (execve(2), PATH_MAX).
+WORD_LIMIT = 32 * os.sysconf("SC_PAGE_SIZE") - 1
+EXEC_LIMIT = 6 * 1024 * 1024
+PATH_LIMIT = 4095
+SHELL_WARNINGS = 3  # a batch may have hundreds
+_OCTAL = re.compile(r"(0[oO])?[0-7]{1,6}", re.ASCII)
 
 
 def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
@@ -164,7 +172,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
     :raises JobError: naming the parameter that is wrong.
     """
     store.require_proc()
-    check_range(params, "timeout", "max_timeout", "watchdog", "grace", "output_limit", "retention")
+    params = usable(params, JOB_SPEC)
     max_timeout, timeout = params["max_timeout"], params["timeout"]
     if max_timeout and not 0 < timeout <= max_timeout:
         raise JobError(
@@ -204,7 +212,29 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
     for name in ("cmd", "argv", "shell", "chdir"):
         if params[name] is not None and "\0" in "".join(params[name]):
             raise JobError("%s holds a null character, which no program can be given" % name)
+    _check_size(request)
     return request
+
+
+def _check_size(request: Record) -> None:
+    """Refuse what no program can be given. A queued job would say so at its turn, and its record might be too large.
+
+    :raises JobError: naming the parameter.
+    """
+    total = 0
+    words = [(request["parameter"], word) for word in request["argv"]]
+    words += [("env", "%s=%s" % one) for one in request["env"].items()]
+    for name, word in words:
+        size = len(word.encode("utf-8", "surrogatepass"))
+        total += size + 9  # its end, and a pointer to it
+        if size > WORD_LIMIT:
+            told = (name, size, WORD_LIMIT)
+            raise JobError("%s has a word of %d bytes, and a program can be given %d" % told)
+    if total > EXEC_LIMIT:
+        told = (request["parameter"], total, EXEC_LIMIT)
+        raise JobError("%s and env have %d bytes, and a program can be given %d" % told)
+    if len((request["chdir"] or "").encode("utf-8", "surrogatepass")) > PATH_LIMIT:
+        raise JobError("chdir is longer than the %d bytes of a path" % PATH_LIMIT)
 
 
 def _contained(params: dict[str, Any]) -> Record:
@@ -217,6 +247,24 @@ def _contained(params: dict[str, Any]) -> Record:
     from . import _containment
 
     return _containment.checked(params)
+
+
+def warn_of_shell(module: AnsibleModule, cmds: list[tuple[str, str | None]]) -> None:
+    """Warn of parameters ``cmd`` that seem to be meant for a shell.
+
+    :param cmds: of each, what tells it from the others, and its value.
+    """
+    if all(cmd is None for _which, cmd in cmds):
+        return
+    # Imported here, and not by every launch: what a module imports is compiled in every run.
+    from . import _shell_signs
+
+    hints = [(which, _shell_signs.hint(cmd, hidden=module.no_log)) for which, cmd in cmds]
+    found = [which + text for which, text in hints if text is not None]
+    for text in found[:SHELL_WARNINGS]:
+        module.warn(text)
+    if len(found) > SHELL_WARNINGS:
+        module.warn("%d more of jobs have a cmd of that kind" % (len(found) - SHELL_WARNINGS))
 
 
 def unneeded(params: dict[str, Any]) -> str | None:
@@ -305,7 +353,7 @@ def prune_in_passing(module: AnsibleModule, where: Store) -> None:
 
     Jobs have been launched before, so nothing that goes wrong here is a failure.
     """
-    begun, seconds = time.monotonic(), module.params["retention"]
+    begun, seconds = time.monotonic(), usable(module.params, JOB_SPEC)["retention"]
     try:
         if seconds and where.is_prune_due():
             # Imported here, and not by every launch: what a module imports is compiled in every run.
@@ -463,10 +511,12 @@ def _environment(env: dict[str, Any]) -> dict[str, str]:
 def _umask(value: object) -> int | None:
     if value is None:
         return None
-    try:
-        mask = value if isinstance(value, int) else int(str(value), 8)
-    except ValueError:
-        mask = -1
+    mask = -1
+    if isinstance(value, int) and not isinstance(value, bool):
+        mask = value
+    elif isinstance(value, str) and _OCTAL.fullmatch(value):
+        mask = int(value, 8)
     if not 0 <= mask <= 0o777:
-        raise JobError("umask must be an octal number between 0 and 0777, not %r" % (value,))
+        text = "umask must be an octal number between 0 and 0777, such as '0022', not %s"
+        raise JobError(text % quantities.shown(value))
     return mask

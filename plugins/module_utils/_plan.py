@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from ._job import quantities
 from ._job.errors import JobError
 
 TYPE_CHECKING = False
@@ -19,6 +20,7 @@ VERDICT = (
     3.0  # seconds from the end of the grace period until the final record is there, at the latest
 )
 NO_LIMIT = 365 * 86400.0  # seconds that are planned for a job without a time limit
+SHORTEST_DELAY = 0.01
 DEFAULT_DELAY = 10.0
 DEFAULT_GRACE = 10.0
 # The share of a period that is slept on the controller. The rest is waited on the target, where the
@@ -28,7 +30,10 @@ _PAUSE_LIMIT = 1.0
 
 
 def poll_plan(
-    timeout: float, delay: float = DEFAULT_DELAY, grace: float = DEFAULT_GRACE
+    timeout: object,
+    delay: object = DEFAULT_DELAY,
+    grace: object = DEFAULT_GRACE,
+    max_timeout: object = 0,
 ) -> dict[str, Number]:
     """Compute ``retries``, ``delay`` and ``wait`` for a task that polls with ``until``.
 
@@ -36,24 +41,26 @@ def poll_plan(
     ``job_status`` with ``wait``. Looks
     and sleeps together cover timeout, grace and the verdict, and end at most one of the given delays after that.
 
-    :param timeout: the job's limit in seconds; 0 for none, which plans for a year.
-    :param delay: seconds from the beginning of one look to the beginning of the next.
-    :param grace: seconds between stop signal and SIGKILL.
-    :raises JobError: a number is negative, or the delay is 0.
+    All of these are durations, see ``quantities.seconds``.
+
+    :param timeout: the job's limit; 0 for none, which plans for a year.
+    :param delay: from the beginning of one look to the beginning of the next.
+    :param grace: between stop signal and SIGKILL.
+    :param max_timeout: the limit of a job that may ask for more time; it counts if it is not 0.
+    :raises JobError: one is no duration, or the delay is next to nothing.
     """
-    for name, value in (("timeout", timeout), ("grace", grace)):
-        if math.isnan(value) or math.isinf(value) or value < 0:
-            raise JobError(
-                "%s must be a number of seconds that is not negative, not %s" % (name, value)
-            )
-    if math.isnan(delay) or math.isinf(delay) or delay <= 0:
-        raise JobError("delay must be a number of seconds greater than 0, not %s" % delay)
-    pause = min(_PAUSE_LIMIT, delay * _PAUSE_SHARE)
-    span = (timeout or NO_LIMIT) + grace
-    retries = max(1, math.ceil(span / delay))
+    limit = quantities.seconds("timeout", timeout)
+    limit = quantities.seconds("max_timeout", max_timeout) or limit
+    period = quantities.seconds("delay", delay)
+    if period < SHORTEST_DELAY:
+        told = (SHORTEST_DELAY, quantities.shown(delay))
+        raise JobError("delay must be at least %s s, such as 10s, but is %s" % told)
+    pause = min(_PAUSE_LIMIT, period * _PAUSE_SHARE)
+    span = (limit or NO_LIMIT) + quantities.seconds("grace", grace)
+    retries = max(1, math.ceil(span / period))
     if span / retries - pause < VERDICT:  # the last look is too short for the verdict
         span += VERDICT
-        retries = math.ceil(span / delay)
+        retries = math.ceil(span / period)
     wait = round(span / retries - pause, 9)
     if retries * (pause + wait) < span:
         wait += 1e-9

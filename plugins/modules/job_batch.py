@@ -49,20 +49,20 @@ options:
   timeout:
     description:
       - Seconds that each command may run; V(0) sets no limit. See O(durable.jobs.job_start#module:timeout).
-    type: float
+    type: raw
     default: 3600
   max_timeout:
     description:
       - Seconds that each command may run at the most if it asks for more time. See O(durable.jobs.job_start#module:max_timeout).
-    type: float
+    type: raw
   watchdog:
     description:
       - Seconds that may pass without a sign of life of a command. See O(durable.jobs.job_start#module:watchdog).
-    type: float
+    type: raw
   grace:
     description:
       - Seconds between O(stop_signal) and SIGKILL when a job is ended. See O(durable.jobs.job_start#module:grace).
-    type: float
+    type: raw
     default: 10
   stop_signal:
     description:
@@ -138,7 +138,7 @@ options:
   retention:
     description:
       - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
-    type: float
+    type: raw
     default: 1209600
   _parts:
     description:
@@ -148,6 +148,7 @@ options:
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
+  - durable.jobs.durations
 attributes:
   check_mode:
     details:
@@ -172,9 +173,9 @@ EXAMPLES = r"""
         cmd: /usr/local/bin/check /dev/sda
       - name: check of sdb
         cmd: /usr/local/bin/check /dev/sdb
-        timeout: 7200
+        timeout: 2h
     slots: 4
-    timeout: 3600
+    timeout: 1h
   register: checks
 
 - name: Wait for all of them
@@ -207,8 +208,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import UnsupportedError
 
-from ..module_utils._argspec import ASYNC_DIR_SPEC, letting_go, open_store, unshown_invocation
-from ..module_utils._job import schema
+from ..module_utils._argspec import (
+    ASYNC_DIR_SPEC,
+    letting_go,
+    open_store,
+    unshown_invocation,
+    usable,
+)
+from ..module_utils._job import quantities, schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.folder import MissingRecord
 from ..module_utils._launch import (
@@ -221,6 +228,7 @@ from ..module_utils._launch import (
     outcome,
     prune_in_passing,
     unneeded,
+    warn_of_shell,
 )
 from ..module_utils._module_jobs import MODULE_SPEC, module_request, stage_part
 
@@ -236,6 +244,7 @@ if TYPE_CHECKING:
 OWN = ("cmd", "argv", "shell", "module", "args", "name", "stdin", "creates", "removes")
 OF_THE_CALL = ("async_dir", "retention")  # never a job's own
 MODULE = {"module": {"type": "str"}, "args": MODULE_SPEC["args"]}
+REFUSED = "jobs[%d] cannot be launched, so nothing is: %s"
 ONE_WORK = [*ONE_COMMAND, "module"]
 SHARED_SPEC = {
     name: option for name, option in JOB_SPEC.items() if name not in OWN and name != "async_dir"
@@ -245,13 +254,15 @@ SHARED_SPEC = {
 @letting_go
 def run(module: AnsibleModule) -> Record:
     """Launch what the parameters ask for and return the result."""
-    if module.params["slots"] < 0:
-        raise JobError("slots must not be negative, but is %d" % module.params["slots"])
+    module.params.update(usable(module.params, module.argument_spec))
     entries = _entries(module)
     parts = module.params["_parts"] or [None] * len(entries)
     requests = [
         _request(number, entry, parts[number], module) for number, entry in enumerate(entries)
     ]
+    warn_of_shell(
+        module, [("jobs[%d]: " % number, one["cmd"]) for number, one in enumerate(entries)]
+    )
     needed = []
     results: list[Record] = []
     for entry, request, part in zip(entries, requests, parts):
@@ -288,16 +299,18 @@ def _entries(module: AnsibleModule) -> list[dict[str, Any]]:
     )
     entries = []
     for number, entry in enumerate(module.params["jobs"]):
-        checked = validator.validate(entry)
+        try:
+            # First, for its words about a wrong number are better than those of the validator.
+            checked = validator.validate(quantities.checked(entry))
+        except JobError as error:
+            raise JobError(REFUSED % (number, error)) from None
         if checked.error_messages:
             texts = [
                 ("unsupported parameters: %s" if isinstance(error, UnsupportedError) else "%s")
                 % error
                 for error in checked.errors
             ]
-            raise JobError(
-                "jobs[%d] cannot be launched, so nothing is: %s" % (number, "; ".join(texts))
-            )
+            raise JobError(REFUSED % (number, "; ".join(texts)))
         own = {
             key: value for key, value in checked.validated_parameters.items() if value is not None
         }
@@ -316,7 +329,7 @@ def _request(
             raise JobError("a module needs the action plugin of job_batch, which builds it")
         return dict(module_request(entry, part, no_log=module.no_log), part=part)
     except JobError as error:
-        raise JobError("jobs[%d] cannot be launched, so nothing is: %s" % (number, error)) from None
+        raise JobError(REFUSED % (number, error)) from None
 
 
 def _differences(module: AnsibleModule, where: Store | None, requests: list[Record]) -> Record:

@@ -146,9 +146,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
-    check_range,
     letting_go,
     open_store,
+    usable,
     why_absent,
 )
 from ..module_utils._job import schema, store, way
@@ -166,7 +166,7 @@ OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
 def run(module: AnsibleModule) -> Record:
     """List the jobs and return the result."""
     params = module.params
-    check_range(params, "limit")
+    params.update(usable(params, module.argument_spec))
     try:
         where = open_store(module, create=False)
     except FileNotFoundError:

@@ -43,20 +43,20 @@ options:
     description:
       - Seconds that the module may run. After that the job is ended and its state is V(timed_out).
         V(0) sets no limit.
-    type: float
+    type: raw
     default: 3600
   max_timeout:
     description:
       - Seconds that the module may run at the most if it asks for more time. See O(durable.jobs.job_start#module:max_timeout).
-    type: float
+    type: raw
   watchdog:
     description:
       - Seconds that may pass without a sign of life of the module. See O(durable.jobs.job_start#module:watchdog).
-    type: float
+    type: raw
   grace:
     description:
       - Seconds between O(stop_signal) and SIGKILL when the job is ended.
-    type: float
+    type: raw
     default: 10
   stop_signal:
     description:
@@ -167,7 +167,7 @@ options:
   retention:
     description:
       - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
-    type: float
+    type: raw
     default: 1209600
   _part:
     description:
@@ -176,6 +176,7 @@ options:
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
+  - durable.jobs.durations
 attributes:
   check_mode:
     details:
@@ -207,7 +208,7 @@ EXAMPLES = r"""
       url: https://example.com/image.iso
       dest: /srv/image.iso
       mode: "0644"
-    timeout: 3600
+    timeout: 1h
   register: download
 
 - name: Wait for it

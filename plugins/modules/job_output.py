@@ -56,7 +56,7 @@ options:
   wait:
     description:
       - Seconds to wait on the target until there is something to return, or the job has finished.
-    type: float
+    type: raw
     default: 0
   follow:
     description:
@@ -75,6 +75,7 @@ options:
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
+  - durable.jobs.durations
 attributes:
   check_mode:
     details:
@@ -194,9 +195,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
-    check_range,
     given_job,
     letting_go,
+    usable,
     why_absent,
 )
 from ..module_utils._job import schema, store
@@ -218,9 +219,10 @@ FOLLOWING = (
 def run(module: AnsibleModule) -> Record:
     """Read a piece and return the result."""
     params = module.params
-    check_range(params, "offset", "tail_lines", "wait")
+    params.update(usable(params, module.argument_spec))
     if not 1 <= params["max_bytes"] <= MAX_BYTES:
-        raise JobError("max_bytes must be 1 to %d, but is %s" % (MAX_BYTES, params["max_bytes"]))
+        text = "max_bytes must be 1 to %d, such as %d, but is %s"
+        raise JobError(text % (MAX_BYTES, PIECE_BYTES, params["max_bytes"]))
     if params["jid"] == schema.PREDICTED_JID:
         return _skipped(
             params,
@@ -273,7 +275,7 @@ def main() -> None:
             offset={"type": "int"},
             tail_lines={"type": "int"},
             max_bytes={"type": "int", "default": PIECE_BYTES},
-            wait={"type": "float", "default": 0},
+            wait={"type": "raw", "default": 0},
             follow={"type": "bool", "default": False},
             reveal={"type": "bool", "default": False},
         ),

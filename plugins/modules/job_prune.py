@@ -38,7 +38,7 @@ options:
       - The time counts from the moment at which the end was written down. Of a job that was lost, that is the first look after it.
         Neither a clock that has been set forward nor the time for which the machine was suspended makes a job older that
         was launched since it was booted.
-    type: float
+    type: raw
   keep_last:
     description:
       - How many jobs may stay. Those that finished last stay, the others go.
@@ -51,6 +51,7 @@ options:
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
+  - durable.jobs.durations
 attributes:
   check_mode:
     details:
@@ -69,7 +70,7 @@ seealso:
 EXAMPLES = r"""
 - name: Remove jobs that finished a week ago, and whatever is beyond the last thousand jobs or a gigabyte
   durable.jobs.job_prune:
-    older_than: 604800
+    older_than: 1w
     keep_last: 1000
     max_bytes: 1000000000
 
@@ -119,7 +120,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, check_range, letting_go, open_store
+from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, letting_go, open_store, usable
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
 from ..module_utils._pruning import Pruning
@@ -138,7 +139,7 @@ NAMED = 20  # jobs that a message names
 def run(module: AnsibleModule) -> Record:
     """Remove what the parameters mean and return the result."""
     params = module.params
-    check_range(params, *LIMITS)
+    params.update(usable(params, module.argument_spec))
     try:
         pruning = Pruning(open_store(module, create=False), settle=not module.check_mode)
         limits = {name: params[name] for name in LIMITS}
@@ -189,7 +190,7 @@ def main() -> None:
         argument_spec=dict(
             ASYNC_DIR_SPEC,
             states={"type": "list", "elements": "str", "choices": STATES},
-            older_than={"type": "float"},
+            older_than={"type": "raw"},
             keep_last={"type": "int"},
             max_bytes={"type": "int"},
         ),

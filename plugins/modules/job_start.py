@@ -29,7 +29,10 @@ options:
   cmd:
     description:
       - The command, split into words as a shell would. No shell sees it and nothing in it is
-        expanded.
+        expanded. Unquoted operators, variables and patterns, which only a shell understands, give a warning.
+      - Since ansible-core 2.19 free form is taken as O(cmd), as in C(ansible -m durable.jobs.job_start -a "sleep 15").
+        Words with C(=) are parameters there. Earlier releases of ansible-core refuse free form themselves;
+        C(-a "cmd='sleep 15'") works with all.
     type: str
   argv:
     description:
@@ -50,7 +53,7 @@ options:
       - Seconds that the command may run. After that the job is ended and its state is V(timed_out).
         V(0) sets no limit.
       - The command can ask for more time, see O(max_timeout).
-    type: float
+    type: raw
     default: 3600
   max_timeout:
     description:
@@ -60,7 +63,7 @@ options:
         asks for.
       - RV(poll) then covers this limit. To wait for a job that may ask for more time without such a limit,
         use M(durable.jobs.job_wait).
-    type: float
+    type: raw
   watchdog:
     description:
       - Seconds that may pass without a sign of life, which is C(WATCHDOG=1) sent to E(NOTIFY_SOCKET), for
@@ -70,11 +73,11 @@ options:
       - The command finds the limit in E(WATCHDOG_USEC). E(WATCHDOG_PID) is not set, so any of its
         processes may give the sign.
       - Without this option, or with V(0), no sign is needed.
-    type: float
+    type: raw
   grace:
     description:
       - Seconds between O(stop_signal) and SIGKILL when the job is ended.
-    type: float
+    type: raw
     default: 10
   stop_signal:
     description:
@@ -112,16 +115,16 @@ options:
     type: path
   umask:
     description:
-      - The command's umask as an octal number, for example V('0022').
+      - The command's umask as an octal number, for example V('0022'), at most V('0777').
     type: raw
   nice:
     description:
-      - By how much to raise the command's nice value. Only root can lower it.
+      - By how much to raise the command's nice value, from V(-40) to V(40). Only root can lower it.
     type: int
   output_limit:
     description:
       - Bytes of each of the two output streams that are kept on disk, half of them from the
-        beginning and half from the end. V(0) keeps all.
+        beginning and half from the end. V(0) keeps all. At most 2 to the power of 60, as wherever bytes are given.
       - The command is neither stopped nor slowed down by it.
     type: int
     default: 67108864
@@ -158,8 +161,8 @@ options:
     type: str
   tasks_max:
     description:
-      - How many processes and threads the job may have at once. Beyond that the job's attempts to
-        start one fail.
+      - How many processes and threads the job may have at once, V(1) to V(4194304). Beyond that the job's attempts
+        to start one fail.
       - Needs what O(memory_max) needs.
     type: int
   name:
@@ -207,11 +210,12 @@ options:
         less often the more jobs there are, but at least once an hour. What is left over goes with later launches.
       - The latest job of a O(name) that was launched with another O(rerun) than V(always) stays, so that it is not
         done again. So do jobs of the C(async) keyword, and jobs whose records are damaged.
-    type: float
+    type: raw
     default: 1209600
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
+  - durable.jobs.durations
 attributes:
   check_mode:
     details:
@@ -238,7 +242,7 @@ EXAMPLES = r"""
 - name: Start a backup that may take an hour
   durable.jobs.job_start:
     cmd: /usr/local/bin/backup --all
-    timeout: 3600
+    timeout: 1h
   register: backup
 
 - name: Wait for it
@@ -474,6 +478,7 @@ from ..module_utils._launch import (
     not_needed,
     prune_in_passing,
     unneeded,
+    warn_of_shell,
 )
 from ..module_utils._reporter import Reporter
 
@@ -487,6 +492,7 @@ if TYPE_CHECKING:
 def run(module: AnsibleModule) -> Record:
     """Launch what the parameters ask for and return the result."""
     request = build_request(module.params, no_log=module.no_log)
+    warn_of_shell(module, [("", module.params["cmd"])])
     skip = unneeded(module.params)
     if skip is not None:
         return not_needed(request, skip)

@@ -45,7 +45,7 @@ options:
     description:
       - Seconds to wait on the target for the end of the job. The answer comes as soon as it has
         finished, at the latest after so long.
-    type: float
+    type: raw
     default: 0
   output:
     description:
@@ -70,6 +70,7 @@ options:
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
+  - durable.jobs.durations
 attributes:
   check_mode:
     details:
@@ -286,9 +287,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
-    check_range,
     given_job,
     letting_go,
+    usable,
     why_absent,
 )
 from ..module_utils._job import removing, schema, store
@@ -307,7 +308,7 @@ if TYPE_CHECKING:
 def run(module: AnsibleModule) -> Record:
     """Look at the job, or clean up after it, and return the result."""
     params = module.params
-    check_range(params, "wait")
+    params.update(usable(params, module.argument_spec))
     if params["jid"] == schema.PREDICTED_JID:
         text = "there is no job to look at: it was not launched (check mode, creates or removes)"
         return dict(schema.present(schema.unknown(params["jid"])), skipped=True, msg=text)
@@ -360,7 +361,7 @@ def main() -> None:
             jid={"type": "str"},
             name={"type": "str"},
             mode={"type": "str", "choices": ["cleanup", "status"], "default": "status"},
-            wait={"type": "float", "default": 0},
+            wait={"type": "raw", "default": 0},
             output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
             reveal={"type": "bool", "default": False},
         ),

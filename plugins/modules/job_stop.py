@@ -41,7 +41,7 @@ options:
       - If it is not given, the O(durable.jobs.job_start#module:grace) with which each job was launched; 10 seconds for jobs
         of C(async).
       - A job that is being ended already, by its deadline or by an earlier stop, takes the shorter grace.
-    type: float
+    type: raw
   missing:
     description:
       - What to do if a job cannot be found. V(fail) stops the others and then fails. V(ignore) is for plays
@@ -58,6 +58,7 @@ options:
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
+  - durable.jobs.durations
 attributes:
   check_mode:
     details:
@@ -92,7 +93,7 @@ EXAMPLES = r"""
   durable.jobs.job_stop:
     jobs: [nightly backup]
     signal: INT
-    grace: 60
+    grace: 1m
     missing: ignore
 
 - name: See what would be stopped
@@ -139,10 +140,10 @@ from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
     at_end,
-    check_range,
     letting_go,
     open_store,
     requester,
+    usable,
     why_absent,
 )
 from ..module_utils._job import schema
@@ -162,7 +163,7 @@ NAMED = 20  # jobs that a message names
 def run(module: AnsibleModule) -> Record:
     """Stop the jobs that the parameters mean and return the result."""
     params = module.params
-    check_range(params, "grace")
+    params.update(usable(params, module.argument_spec))
     number = None if params["signal"] is None else schema.signal_number(params["signal"])
     meant = references(params["jobs"])
     try:
@@ -253,7 +254,7 @@ def main() -> None:
             ASYNC_DIR_SPEC,
             jobs={"type": "raw", "required": True},
             signal={"type": "str"},
-            grace={"type": "float"},
+            grace={"type": "raw"},
             missing={"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
             _controller={"type": "dict"},
         ),

@@ -49,11 +49,11 @@ options:
       - Without it, the wait lasts as long as the jobs' own limits allow, which for a job without a limit may
         be for ever. A job launched by C(async) whose processes were killed is V(lost), and so has finished. From within a
         container, or on a file system that other machines share, nobody can see that they are gone.
-    type: float
+    type: raw
   reconnect_timeout:
     description:
       - Seconds after which a host that does not answer any more is given up as unreachable.
-    type: float
+    type: raw
     default: 600
   output:
     description:
@@ -73,6 +73,7 @@ options:
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
+  - durable.jobs.durations
 attributes:
   check_mode:
     details:
@@ -97,7 +98,7 @@ EXAMPLES = r"""
 - name: Wait for jobs that another play has started, at most ten minutes
   durable.jobs.job_wait:
     jobs: [reindex users, reindex orders]
-    timeout: 600
+    timeout: 10m
   register: result
 
 - name: Stop waiting as soon as one fails
@@ -139,9 +140,9 @@ from ..module_utils._argspec import (
     ASYNC_DIR_SPEC,
     async_dir,
     at_end,
-    check_range,
     letting_go,
     open_store,
+    usable,
     why_absent,
 )
 from ..module_utils._job.errors import JobError
@@ -159,7 +160,7 @@ NAMED = 20  # jobs that a message names
 def run(module: AnsibleModule) -> Record:
     """Wait for the jobs and return the result; with ``_part``, one part of it (see plugins/action/job_wait.py)."""
     params = module.params
-    check_range(params, "timeout", "reconnect_timeout")
+    params.update(usable(params, module.argument_spec))
     meant = references(params["jobs"])
     try:
         where = open_store(module, create=False)
@@ -240,8 +241,8 @@ def main() -> None:
                 "choices": ["all_finished", "any_finished", "first_failed"],
                 "default": "all_finished",
             },
-            timeout={"type": "float"},
-            reconnect_timeout={"type": "float", "default": 600},
+            timeout={"type": "raw"},
+            reconnect_timeout={"type": "raw", "default": 600},
             output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
             _part={"type": "dict"},
         ),

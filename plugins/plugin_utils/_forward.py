@@ -9,6 +9,9 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 
+from ..module_utils._job import quantities
+from ..module_utils._job.errors import JobError
+
 CORE_DEFAULT = "~/.ansible_async"  # ansible-core's own default of the shell option async_dir
 
 
@@ -24,10 +27,14 @@ class ForwardingAction(ActionBase):
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result = self.begin(tmp, task_vars)
+        try:
+            args = self.forwarded()
+        except JobError as error:
+            return refused(result, error)
         result.update(
             self._execute_module(
                 module_name=self.module,
-                module_args=self.forwarded(),
+                module_args=args,
                 task_vars=task_vars,
                 wrap_async=bool(self._task.async_val),
             )
@@ -39,9 +46,21 @@ class ForwardingAction(ActionBase):
         return super().run(tmp, task_vars)
 
     def forwarded(self) -> dict[str, t.Any]:
-        """Return the task's arguments with what the module cannot know."""
-        args = dict(self._task.args)
+        """Return the task's arguments with what the module cannot know.
+
+        :raises JobError: a number among them is wrong. ansible-core would say so in the module, without an example.
+        """
+        # ansible-core takes null for a value in some places and not in others; to us it is as good as not given. Only
+        # the jobs that somebody means to name must not be left out silently.
+        given = self._task.args.items()
+        args = {name: value for name, value in given if value is not None or name == "jobs"}
+        quantities.checked(args)
         configured = self.get_shell_option("async_dir", default=CORE_DEFAULT)
         if not args.get("async_dir") and configured != CORE_DEFAULT:
             args["async_dir"] = configured
         return args
+
+
+def refused(result: dict[str, t.Any], error: JobError) -> dict[str, t.Any]:
+    """Return the result of a task whose parameters are wrong."""
+    return dict(result, failed=True, **dict(error.details, msg=error.msg))

@@ -11,9 +11,11 @@ import shutil
 import signal
 import socket
 import stat
+import sys
 
 import pytest
 
+from ansible_collections.durable.jobs.plugins.module_utils import _staging
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     looking,
     schema,
@@ -493,6 +495,44 @@ def test_the_folder_of_a_damaged_record_is_gone_too(launcher):
     assert (found["state"], found["reason"], found["finished"]) == ("lost", "record damaged", True)
     assert modules.job_status(job, mode="cleanup")["changed"]
     assert not os.path.lexists(job.results_file)
+
+
+# -- what is written must be readable ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("timeout", 300000000000), ("timeout", 1e300), ("grace", 1e12), ("output_limit", 10**20)),
+        *(("nice", 10**20 - 1), ("umask", 10**20), ("stop_signal", "9" * 20), ("retention", "11y")),
+    ],
+)
+def test_a_number_that_nothing_can_hold(launcher, name, value):
+    """a launch asks for a number that no record, kernel or clock can hold | refused by name, and nothing is left"""
+    asked = {"cmd": "sleep 60", "name": "work", "async_dir": launcher.store.path, name: value}
+    found = modules.run(modules.OURS + "job_start", asked)
+    assert found["failed"] and name in found["msg"] and "such as" in found["msg"], found["msg"]
+    assert launcher.store.latest("work") is None and launcher.store.jids() == []
+
+
+def test_a_result_that_no_record_can_hold(launcher):
+    """a module's result is larger than a record may be | succeeded; looks show it whole, the record says where it is"""
+    source = (
+        "import json, sys",
+        "sys.stdout.reconfigure(encoding='utf-8')",
+        "print(json.dumps({'changed': True, 'facts': chr(233) * 6000000}, ensure_ascii=False))",
+    )
+    content, shebang = "\n".join(source).encode(), "#!" + sys.executable
+    payload = _staging.Payload("acme.thing", name="thing.py", content=content, shebang=shebang)
+    staged = _staging.stage(launcher.store, payload)
+    (answer,) = launcher.raw(request(*staged.argv, **staged.keys))
+    staged.settle(answer)
+    job = launcher.jobs[-1]
+    found = modules.job_status(job, wait=60)
+    assert (found["state"], found["rc"], found["changed"]) == ("succeeded", 0, True)
+    assert found["facts"] == found["module_result"]["facts"] == chr(233) * 6000000
+    assert job.path("stdout") in job.read_record()["msg"]
+    assert modules.job_status(job, mode="cleanup")["changed"] and nothing_left(job)
 
 
 # -- the builtin's ----------------------------------------------------------------------------------------------------

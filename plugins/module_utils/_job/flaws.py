@@ -32,6 +32,10 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _LATEST
 
 
+def _amount(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= schema.LARGEST
+
+
 def _text(value: object) -> bool:
     return isinstance(value, str)
 
@@ -161,7 +165,7 @@ _PRIVATE_RULES: Rules = {
     "monotonic": _number,
     "grace": _number,
     "stop_signal": _signal,
-    "output_limit": lambda value: _integer(value) and _number(value),
+    "output_limit": _amount,
     "spec": _or_null(_specification),
     "rerun": _text,
 }

@@ -189,7 +189,12 @@ class Job:
         if schema.PRIVATE in bare:
             for key in bare[schema.PRIVATE].get("merged", []):
                 bare.pop(key, None)
-            bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], **{schema.BARE: True})
+            bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], merged=[], **{schema.BARE: True})
+        # A module's result may be larger than anything that readers take for a record.
+        if len(data) > RECORD_LIMIT:
+            text = "%s; its result is too large for this record, and whole in %s"
+            bare["msg"] = text % (bare["msg"], bare["stdout_file"])
+            data = json.dumps(bare).encode()
         try:
             fd = self._open_final()
         except (

@@ -129,7 +129,7 @@ class Keeper:
         self.subreaper = kernel.become_subreaper()
         try:
             self._start(inheritance, ahead, borrowed)
-        except JobError:
+        except BaseException:
             self._starter.abandon()
             raise
         return self._written
@@ -140,7 +140,7 @@ class Keeper:
         self.subreaper = kernel.become_subreaper()
         try:
             self._written = self._starter.accept()
-        except JobError:
+        except BaseException:
             self._starter.abandon()
             raise
         return self._written

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Seconds between two looks at a job whose end nobody announces: the builtin's, or one whose command
 # has been orphaned.
 RECHECK_INTERVAL = 0.25
+LONGEST_SLEEP = 3600.0  # seconds; poll(2) takes no more than a month
 TIMED_OUT_MSG = "Timeout exceeded"  # what the builtin says of a job that it has killed
 
 
@@ -93,7 +94,7 @@ def wait(
             else:
                 bell_poll = select.poll()
                 bell_poll.register(hangs_up, 0)  # hang-ups are reported without being asked for
-                bell_poll.poll(int(left * 1000) + 1)
+                bell_poll.poll(int(min(left, LONGEST_SLEEP) * 1000) + 1)
         finally:
             if hangs_up is not None:
                 os.close(hangs_up)

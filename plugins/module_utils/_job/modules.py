@@ -156,16 +156,17 @@ def _adopt(told: Record, own: Record, exited: Record | None) -> None:
     if isinstance(cmd, str) or (
         isinstance(cmd, list) and all(isinstance(word, str) for word in cmd)
     ):
-        told["cmd"] = cmd
+        # One that is larger stays in module_result, where it may be left out of the record.
+        told["cmd"] = cmd if len(json.dumps(cmd)) <= schema.EMBED_LIMIT else told["cmd"]
     _say(told, own.get("msg"))
 
 
 def _say(told: Record, said: object) -> None:
     """Let the message be the module's own, if it has one."""
     if isinstance(said, str) and said:
-        told["msg"] = said
+        told["msg"] = output.shortened(said, schema.EMBED_LIMIT)[0]
     elif said:
-        told["msg"] = json.dumps(said)
+        told["msg"] = output.shortened(json.dumps(said), schema.EMBED_LIMIT)[0]
     else:
         told["msg"] = schema.message(told)
         if told["failed"]:

@@ -375,25 +375,33 @@ def _become_command(
                 parameter, subject = "nice", str(request["nice"])
                 os.nice(request["nice"])
             if request["umask"] is not None:
+                parameter, subject = "umask", str(request["umask"])
                 os.umask(request["umask"])
             parameter, subject = request["parameter"], request["argv"][0]
             environment = _environment(job.jid, request["env"], addresses)
             inheritance.restore_limits()
             os.execvpe(request["argv"][0], request["argv"], environment)
-    except OSError as error:
-        told: Record = {"parameter": parameter, "subject": subject}
-        if isinstance(error, cgroup.Refused):
-            told = {"parameter": error.parameter, "subject": error.subject}
-        told.update(errno=error.errno, strerror=error.strerror)
-        failure = json.dumps(told).encode()
-    except ValueError:
-        # Text that is none, such as half a surrogate pair; the exception's own words would show it.
-        told = {"parameter": "argv, env or stdin", "subject": "of the job"}
-        told.update(errno=errno.EINVAL, strerror="not encodable as text for a program")
-        failure = json.dumps(told).encode()
+    except Exception as error:  # pylint: disable=broad-exception-caught  # the keeper is told
+        failure = _failure(error, parameter, subject)
     finally:
         os.write(outfit.refusal_in, failure)
         os._exit(127)
+
+
+def _failure(error: Exception, parameter: str, subject: str) -> bytes:
+    """Return what to tell of a command that could not be exec'ed, JSON."""
+    told: Record = {"parameter": parameter, "subject": subject, "errno": errno.EINVAL}
+    if isinstance(error, OSError):
+        if isinstance(error, cgroup.Refused):
+            told = {"parameter": error.parameter, "subject": error.subject}
+        told.update(errno=error.errno, strerror=error.strerror)
+    elif isinstance(error, ValueError):
+        # Text that is none, such as half a surrogate pair; the exception's own words would show it.
+        told.update(parameter="argv, env or stdin", subject="of the job")
+        told.update(strerror="not encodable as text for a program")
+    else:
+        told.update(strerror=type(error).__name__)
+    return json.dumps(told).encode()
 
 
 def _environment(jid: str, extra: dict[str, str], addresses: dict[str, str]) -> dict[str, str]:

@@ -58,6 +58,8 @@ SHOWN_SPEC = (
     *("chdir", "timeout", "max_timeout", "watchdog", "grace", "stop_signal", "umask", "nice"),
     *("output_limit", *LIMITS),
 )
+LONGEST = 3653 * 86400  # seconds that a duration may have: ten years, with their leap days
+LARGEST = 2**60  # what other numbers may be, such as bytes; the kernel knows eight times as many
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
 HIDDEN = "hidden: this job was launched with no_log"
 # What the message says of a job that was ended where /proc does not show all processes.
@@ -112,12 +114,12 @@ def signal_number(name: str) -> int:
     """Return the number of a signal given as ``TERM``, ``SIGTERM`` or ``15``; raise JobError if there is none."""
     text = name.strip().upper()
     try:
-        if text.isdigit():
+        if text.isascii() and text.isdigit() and len(text) < 4:
             return int(signal.Signals(int(text)))
         return int(signal.Signals[text if text.startswith("SIG") else "SIG" + text])
     except (KeyError, ValueError):
         raise JobError(
-            "unknown signal %r: give a name such as TERM, INT or HUP, or its number" % name
+            "unknown signal %r: give a name such as TERM, INT or HUP, or its number" % name[:40]
         ) from None
 
 

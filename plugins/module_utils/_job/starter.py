@@ -227,6 +227,11 @@ class Starter:
             failure = error
         except OSError as error:
             failure = self._job.store.failure(error)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # nobody else would see it
+            # Not in its own words, which may show what is to be hidden.
+            failure = JobError(
+                "cannot launch the job: its record cannot be written: %s" % type(error).__name__
+            )
         return b"-" + _plain(failure)
 
 
@@ -241,7 +246,7 @@ def _worked_out(answer: bytes) -> bytes:
     if answer:
         raise JobError(**json.loads(answer[1:]))
     raise JobError(
-        "cannot launch the job: the process that wrote its record died; is the machine out of memory?"
+        "cannot launch the job: the process that was to write its record ended without an answer"
     )
 
 
@@ -270,7 +275,7 @@ def _read(report: int, size: int) -> bytes:
     data = os.read(report, size)
     if not data:
         raise JobError(
-            "cannot start the command: its runner died; is the machine out of memory or processes?"
+            "cannot start the command: its runner died before it told whether the command was started"
         )
     return data
 

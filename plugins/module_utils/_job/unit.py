@@ -61,7 +61,7 @@ class Unit:
             if controller not in self._found["controllers"]:
                 raise JobError(
                     "%s cannot be enforced: the unit %s, which systemd gave us, lacks the controller %s of cgroups(7). "
-                    "Does the kernel have it, and, for a user's systemd, does Delegate of user@.service name it?"
+                    "The kernel must have it and, for a user's systemd, Delegate of user@.service must name it"
                     % (name, self._found["name"], controller)
                 )
         groups = ["%s/%s" % (group, jid) for group in self._found["groups"]]

@@ -11,7 +11,7 @@ from ansible_collections.durable.jobs.plugins.filter.poll_plan import FilterModu
 poll_plan = FilterModule().filters()["poll_plan"]
 
 
-@pytest.mark.parametrize("timeout", [360, "360", 360.0])
+@pytest.mark.parametrize("timeout", [360, "360", 360.0, "6m", "5m60s", "0.1h"])
 def test_numbers_and_their_texts_give_the_same_plan(timeout):
     assert poll_plan(timeout, delay="10", grace=10) == {"retries": 37, "delay": 1, "wait": 9}
 
@@ -19,9 +19,10 @@ def test_numbers_and_their_texts_give_the_same_plan(timeout):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("soon",), "timeout must be a number of seconds, not 'soon'"),
+        (("soon",), "timeout must be a number of seconds or a duration such as 90s, .* not 'soon'"),
         ((10, 0), "delay must be"),
         ((10, 1, None), "grace must be"),
+        ((10, 1, 1, True), "max_timeout must be"),
     ],
 )
 def test_what_is_no_number_is_refused_by_name(arguments, says):

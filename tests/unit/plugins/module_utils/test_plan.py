@@ -53,6 +53,11 @@ def test_the_plan_of_the_documentation():
     assert _plan.poll_plan(360, delay=10, grace=10) == {"retries": 37, "delay": 1, "wait": 9}
 
 
+def test_the_longest_limit_counts():
+    assert _plan.poll_plan("5m", max_timeout="6m") == _plan.poll_plan(360)
+    assert _plan.poll_plan("6m", max_timeout="0s") == _plan.poll_plan(360)
+
+
 def test_a_job_without_limit_is_planned_for_a_year():
     assert covered(_plan.poll_plan(0)) >= 365 * 86400
 
@@ -62,11 +67,14 @@ def test_a_job_without_limit_is_planned_for_a_year():
     [
         ((-1, 10, 10), "timeout"),
         ((1, 0, 10), "delay"),
+        ((1, 1e-300, 10), "delay"),
+        ((1, 1, 1, "soon"), "max_timeout"),
+        ((1e300, 1, 1), "timeout"),
         ((1, -1, 10), "delay"),
         ((1, 1, -1), "grace"),
         ((float("nan"), 1, 1), "timeout"),
     ],
 )
 def test_impossible_numbers_are_refused(numbers, says):
-    with pytest.raises(JobError, match=f"^{says} must be"):
+    with pytest.raises(JobError, match=f"^{says} must (be|not be negative)"):
         _plan.poll_plan(*numbers)

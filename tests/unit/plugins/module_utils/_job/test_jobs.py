@@ -534,6 +534,24 @@ def test_a_keeper_that_fails_at_its_last_step_leaves_the_reason_and_loses_nothin
     assert until(lambda: job.slot("exit"))["status"] == 3 << 8
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"nice": 10**20}, "nice 10{20}: OverflowError"),
+        ({"umask": 10**20}, "umask 10{20}: OverflowError"),
+        ({"timeout": 1e300}, "its record cannot be written: OverflowError"),
+    ],
+)
+def test_a_number_that_no_parameter_can_have_leaves_nothing(launcher, changes, says):
+    """Modules refuse these. Whatever comes through all the same is told as it was seen."""
+    for named in ({}, {"name": "nap", "spec": {}}):
+        with pytest.raises(JobError, match=says):
+            launcher("sleep", "60", **changes, **named)
+    assert os.listdir(launcher.store.path) == [".durable"]
+    assert os.listdir(launcher.store.private_path("jobs")) == []
+    assert launcher.store.latest("nap") is None
+
+
 def test_a_command_that_gives_up_before_its_gate_opens_says_why_and_leaves_nothing(launcher):
     with pytest.raises(JobError, match="not encodable as text") as caught:
         launcher("cat", stdin="s3cret\ud800")

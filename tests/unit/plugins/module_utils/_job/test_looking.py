@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -78,6 +79,13 @@ def test_waiting_ends_with_the_job_and_costs_no_processor_time(launcher):
 def test_waiting_ends_after_its_time(launcher):
     job = launcher.shell("sleep 60")
     assert looking.wait(job, 0.3)["state"] == "running"
+
+
+def test_a_wait_may_be_longer_than_the_kernel_knows(launcher):
+    """poll(2) takes no more milliseconds than a month has."""
+    job = launcher.gated("exit 3")
+    threading.Timer(0.3, launcher.release).start()
+    assert looking.wait(job, 3653 * 86400.0)["rc"] == 3
 
 
 def test_a_job_whose_processes_were_all_killed_is_lost_at_the_first_look_and_for_ever(launcher):

@@ -12,6 +12,8 @@ import stat
 import sys
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ansible_collections.durable.jobs.plugins.module_utils import _staging
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
@@ -22,7 +24,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     stopping,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.tests.unit.support import request, until
+from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
 
 
 class Modules:
@@ -319,6 +321,92 @@ def test_a_record_without_room_is_completed_by_its_reader(module):
     seen = looking.look(job)
     assert (seen["stdout"], seen["facts"], seen["changed"]) == (own["stdout"], own["facts"], True)
     assert seen["module_result"]["facts"] == own["facts"]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"facts": "é" * 6_000_000, "changed": True},
+        {"msg": "é" * 12_000_000, "changed": True},
+        {"cmd": ["é" * 12_000_000], "changed": True},
+        {"é" * 12_000_000: 1, "changed": True},
+    ],
+    ids=["a key of its own", "msg", "cmd", "its name"],
+)
+def test_a_result_that_no_record_can_hold_is_read_anew_from_the_output(module, own):
+    """JSON in ASCII has six bytes for each of these letters, and some of it is in a record twice."""
+    text = "json.dumps(%s, ensure_ascii=False)"
+    source = ", ".join(
+        f"{key[:1]!r} * {len(key)}: {value!r}" if len(key) > 9 else f"{key!r}: {value!r}"
+        for key, value in own.items()
+    )
+    job = module("sys.stdout.reconfigure(encoding='utf-8')", "print(%s)" % text % ("{%s}" % source))
+    record = module.launcher.finished(job)
+    assert (record["state"], record["changed"], record["rc"]) == ("succeeded", True, 0)
+    assert os.stat(job.results_file).st_size < 20_000_000
+    assert (
+        "its result is too large for this record, and whole in %s" % job.path("stdout")
+        in record["msg"]
+    )
+    seen = looking.look(job)
+    assert (seen["state"], seen["module_result"]) == ("succeeded", own)
+    assert looking.judged(job)["state"] == "succeeded"
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+KEYS = st.sampled_from(
+    (
+        *(
+            "rc",
+            "failed",
+            "changed",
+            "msg",
+            "cmd",
+            "state",
+            "started",
+            "finished",
+            "elapsed",
+            "timeout",
+        ),
+        *(
+            "warnings",
+            "deprecations",
+            "exception",
+            "stdout",
+            "stderr",
+            "progress",
+            "durable_jobs",
+            "jid",
+        ),
+    )
+)
+
+
+@pytest.fixture(name="ended", scope="module")
+def _ended(tmp_path_factory):
+    """Return a job that has been a module, and its record before its result was merged in."""
+    launcher = Launcher(tmp_path_factory.mktemp("ended") / "async")
+    made = Modules(launcher)
+    record = made.result({"only": 1})
+    job = launcher.jobs[-1]
+    final = {key: record[key] for key in record if key not in record["durable_jobs"]["merged"]}
+    yield job, dict(final, stdout="", stderr="")
+    launcher.close()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(own=st.dictionaries(KEYS | st.text(), JSON_VALUES))
+def test_whatever_a_module_returns_its_record_is_one(ended, own):
+    job, final = ended
+    with open(job.path("stdout"), "w", encoding="utf-8") as sink:
+        json.dump(own, sink)
+    merged = modules.merge(job, final, job.slot("exit"))
+    written = json.loads(json.dumps(merged))
+    assert flaws.record_flaw(job.jid, written) is None, written
 
 
 # -- the keyword async ------------------------------------------------------------------------------------------------
