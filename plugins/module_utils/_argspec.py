@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ._job import schema, store, way
 from ._job.errors import JobError
 from ._job.folder import MissingRecord
+from ._job.printable import make_printable, printable
 from ._job.store import Store
 
 TYPE_CHECKING = False
@@ -35,7 +36,7 @@ _at_end: list[Callable[[], None]] = []
 
 
 def letting_go(run: Callable[[AnsibleModule], Record]) -> Callable[[AnsibleModule], Record]:
-    """Have all that a run of a module opens closed at its end.
+    """Have all that a run of a module opens closed at its end, and what it says made printable.
 
     Its process would end anyhow, but under mitogen's strategy one interpreter runs many modules.
     """
@@ -43,7 +44,9 @@ def letting_go(run: Callable[[AnsibleModule], Record]) -> Callable[[AnsibleModul
     @functools.wraps(run)
     def wrapped(module: AnsibleModule) -> Record:
         try:
-            return run(module)
+            result = run(module)
+            make_printable(result)
+            return result
         finally:
             while _at_end:
                 _at_end.pop()()
@@ -96,11 +99,11 @@ def why_absent(path: str, jid: str | None, name: str | None) -> str:
     """Say that a job is not in an async dir: where we looked, as whom, and who seems to have it."""
     user = store.user_name(os.geteuid())
     if jid is None:
-        return "could not find job named %r in %s as user %s" % (name, path, user)
+        return printable("could not find job named %r in %s as user %s" % (name, path, user))
     text = "could not find job %s in %s as user %s" % (jid, path, user)
     others = ", ".join(way.whose(path, jid))
     hint = "; it belongs to %s: look as that user (become_user), or set async_dir"
-    return text + hint % others if others else text
+    return printable(text + hint % others if others else text)
 
 
 def requester(module: AnsibleModule, controller: dict[str, Any] | None = None) -> dict[str, Any]:
