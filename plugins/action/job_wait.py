@@ -17,6 +17,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._references import references
+from ..plugin_utils._display import Lines
 from ..plugin_utils._forward import ForwardingAction
 
 # Seconds that one run of the module may last while nothing happens: the first one, so that people soon see what is
@@ -39,11 +40,13 @@ class ActionModule(ForwardingAction):
     module = "durable.jobs.job_wait"
     _supports_async = False
     _host = ""  # as people know it
+    _lines: Lines
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Wait, and return the module's last answer."""
         result = self.begin(tmp, task_vars)
         self._host = (task_vars or {}).get("inventory_hostname", self._play_context.remote_addr)
+        self._lines = Lines(self, task_vars)
         args = self.forwarded()
         try:
             args["jobs"] = [one.plain() for one in references(args.get("jobs", []))]
@@ -84,8 +87,7 @@ class ActionModule(ForwardingAction):
 
     def tell(self, line: str) -> None:
         """Show a line to whoever watches the play."""
-        if not self._task.no_log:
-            self._display.display("%s: %s" % (self._host, line))
+        self._lines.show("%s: %s" % (self._host, line))
 
 
 class _Contact:
