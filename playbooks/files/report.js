@@ -40,7 +40,9 @@
   let view = { from: 0, to: 1 };
 
   // What a job says may be nonsense. A time that cannot be drawn is left out.
-  const sound = (seconds) => (Number.isFinite(seconds) && seconds >= 0 && seconds <= LATEST ? seconds : null);
+  function sound(seconds) {
+    return Number.isFinite(seconds) && seconds >= 0 && seconds <= LATEST ? seconds : null;
+  }
 
   function prepared(job, where) {
     for (const key of ["submitted_at", "start_at", "end_at", "deadline_at", "elapsed", "timeout"]) job[key] = sound(job[key]);
