@@ -26,7 +26,11 @@ class ActionModule(ActionBase):
         """Show the table past the callback where people read, and leave it to the callback elsewhere."""
         result = super().run(tmp, task_vars)
         _checked, args = self.validate_argument_spec(
-            {"answers": {"type": "dict", "required": True}, "width": {"type": "int"}}
+            {
+                "answers": {"type": "dict", "required": True},
+                "width": {"type": "int"},
+                "async_dir": {"type": "path"},  # of the action group's defaults; there is none here
+            }
         )
         try:
             found = table(args["answers"], self._width() if args["width"] is None else args["width"])

@@ -30,18 +30,11 @@ options:
       - Columns that a line may have, V(0) for as many as it takes.
       - By default as many as the terminal has, if they are more than 80; otherwise each job has one line.
     type: int
-attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return what would happen without changing anything.
-    support: full
-  diff_mode:
-    description: Returns what has changed when in diff mode.
-    support: none
-  platform:
-    description: The targets on which the module works.
-    platforms: all
-    support: full
+extends_documentation_fragment:
+  - durable.jobs.async_dir
+  - durable.jobs.attributes
 notes:
+  - O(async_dir) has no effect. It is accepted, so that the defaults of the action group fit this module, too.
   - Set the variable C(durable_jobs_live_lines), the environment variable E(DURABLE_JOBS_LIVE_LINES) or C(live_lines) in
     the section C([durable_jobs]) of C(ansible.cfg) to V(false) and the callback shows the result instead.
 seealso:
