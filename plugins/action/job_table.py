@@ -13,7 +13,9 @@ from ansible.plugins.action import ActionBase
 from ..filter.job_table import table
 from ..plugin_utils._display import Lines
 
-PLAIN_COLUMNS = 79  # what ansible-core says of a terminal that is not wider, and where there is none
+PLAIN_COLUMNS = (
+    79  # what ansible-core says of a terminal that is not wider, and where there is none
+)
 
 
 class ActionModule(ActionBase):
@@ -33,7 +35,9 @@ class ActionModule(ActionBase):
             }
         )
         try:
-            found = table(args["answers"], self._width() if args["width"] is None else args["width"])
+            found = table(
+                args["answers"], self._width() if args["width"] is None else args["width"]
+            )
         except AnsibleFilterError as error:
             return dict(result, failed=True, msg=str(error))
         lines = Lines(self, task_vars)
@@ -43,5 +47,5 @@ class ActionModule(ActionBase):
         return dict(result, changed=False, table=found, _ansible_verbose_always=not lines.are_shown)
 
     def _width(self) -> int:
-        columns = int(self._display.columns)
+        columns = self._display.columns or 0
         return columns if columns > PLAIN_COLUMNS else 0

@@ -77,7 +77,10 @@ _value:
 HEAD = ("HOST", "JOB", "STATE", "TIME", "DONE", "RC", "START", "JID", "REASON")
 # Of each column the width down to which it may be made narrower, as far as it may.
 LEAST = {"HOST": 6, "JOB": 12, "REASON": 8}
-BELOW = ("START", "JID")  # columns that get a line of their own where all of them have no room in one
+BELOW = (
+    "START",
+    "JID",
+)  # columns that get a line of their own where all of them have no room in one
 GAP = "  "
 START_COLUMNS = 19  # of a time, without fractions of a second
 MESSAGE_LIMIT = 200  # characters of a message that are shown

@@ -59,9 +59,7 @@ class Lines:
 
 
 def _are_wanted(action: ActionBase, task_vars: t.Mapping[str, t.Any]) -> bool:
-    constants.config.initialize_plugin_configuration_definitions(
-        "action", VARIABLE, DEFINITION
-    )
+    constants.config.initialize_plugin_configuration_definitions("action", VARIABLE, DEFINITION)
     wanted = constants.config.get_config_value(
         SETTING, plugin_type="action", plugin_name=VARIABLE, variables=task_vars
     )
@@ -78,12 +76,13 @@ def _are_wanted(action: ActionBase, task_vars: t.Mapping[str, t.Any]) -> bool:
 
 def _stdout_callback() -> str:
     """Return the name of the callback that writes to stdout, as ansible and ansible-playbook choose it."""
-    arguments = context.CLIARGS or {}
+    arguments: t.Mapping[str, t.Any] = context.CLIARGS or {}
     is_console = "pattern" in arguments
     is_adhoc = "one_line" in arguments
-    if is_console or (is_adhoc and not constants.DEFAULT_LOAD_CALLBACK_PLUGINS):
+    setting = constants.config.get_config_value
+    if is_console or (is_adhoc and not setting("DEFAULT_LOAD_CALLBACK_PLUGINS")):
         return "minimal"
-    return str(constants.DEFAULT_STDOUT_CALLBACK)
+    return str(setting("DEFAULT_STDOUT_CALLBACK"))
 
 
 def _is_for_people(name: str) -> bool:

@@ -12,7 +12,7 @@ import typing as t
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
 
-Job = t.Mapping[str, t.Any]
+Job = t.Dict[str, t.Any]
 
 UNKNOWN = "unknown"  # the state of a job of which nothing can be said here
 NO_ID = "?"  # the id of what is no job

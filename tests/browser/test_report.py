@@ -85,7 +85,9 @@ def test_a_job_that_says_nonsense_hides_no_other(browser, written, value):
 
 
 @pytest.mark.parametrize("value", ["1e300", "1e17", "-1e17", '"soon"', "[]"])
-@pytest.mark.parametrize("key", ["elapsed", "timeout", "start_at", "end_at", "submitted_at", "deadline_at", "state"])
+@pytest.mark.parametrize(
+    "key", ["elapsed", "timeout", "start_at", "end_at", "submitted_at", "deadline_at", "state"]
+)
 def test_the_page_draws_whatever_its_data_says(browser, few, tmp_path, key, value):
     """The filter leaves such values out; a page must not hang even if one gets through."""
     text = few.read_text(encoding="utf-8")

@@ -136,7 +136,9 @@ def test_a_moment_that_cannot_be_drawn_is_left_out(key, moment):
 
 def test_what_needs_attention_comes_first():
     found = {
-        "a": answer(job("succeeded", ago=1, ran=1), job("running", ago=5), job("lost", ago=9, ran=1)),
+        "a": answer(
+            job("succeeded", ago=1, ran=1), job("running", ago=5), job("lost", ago=9, ran=1)
+        ),
         "b": answer(job("succeeded", ago=1, ran=1)),
         "c": {"msg": "no route"},
     }

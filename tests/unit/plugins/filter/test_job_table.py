@@ -17,7 +17,9 @@ def job(jid="j1.1", **known):
 
 def test_one_table_has_the_jobs_of_all_hosts_aligned_and_what_needs_attention_first():
     answers = {
-        "web10": {"jobs": [job(name="deploy", elapsed=4.18, timeout=60), job("j4.1", state="lost")]},
+        "web10": {
+            "jobs": [job(name="deploy", elapsed=4.18, timeout=60), job("j4.1", state="lost")]
+        },
         "web9": {
             "jobs": [
                 job("j2.1", state="stopped", rc=-15, signal="SIGTERM", elapsed=2, timeout=0),
@@ -146,12 +148,24 @@ def test_a_job_of_which_nothing_is_known_says_why():
     ]
 
 
-NONSENSE = [float("nan"), float("inf"), -1e308, 10**400, -1, True, "x" * 10**6, "0:00:05", [[]] * 9, {"a": {}}]
+NONSENSE = [
+    float("nan"),
+    float("inf"),
+    -1e308,
+    10**400,
+    -1,
+    True,
+    "x" * 10**6,
+    "0:00:05",
+    [[]] * 9,
+    {"a": {}},
+]
 
 
 @pytest.mark.parametrize("value", NONSENSE, ids=lambda value: str(value)[:10])
 @pytest.mark.parametrize(
-    "key", ["rc", "elapsed", "timeout", "progress", "state", "reason", "name", "start", "signal", "msg"]
+    "key",
+    ["rc", "elapsed", "timeout", "progress", "state", "reason", "name", "start", "signal", "msg"],
 )
 def test_one_bad_job_hides_no_other(key, value):
     good = job("j2.2", state="failed", rc=3, name="good")
@@ -162,16 +176,22 @@ def test_one_bad_job_hides_no_other(key, value):
     assert len(row) < 5000
 
 
-@pytest.mark.parametrize("bad", [None, 7, "j1.1", [], {}, {"ansible_job_id": 7}, {"ansible_job_id": "j" + "9" * 5000}])
+@pytest.mark.parametrize(
+    "bad", [None, 7, "j1.1", [], {}, {"ansible_job_id": 7}, {"ansible_job_id": "j" + "9" * 5000}]
+)
 def test_what_is_no_job_is_shown_as_such(bad):
     lines = job_table({"a": {"jobs": [bad, job(name="good", state="failed", rc=3)]}}, width=0)
     assert [line.split()[1:3] for line in lines[1:3]] == [["-", "unknown"], ["good", "failed"]]
     assert "unusable: ansible_job_id" in lines[1]
 
 
-@pytest.mark.parametrize("answer", [None, 7, "no", [], {"jobs": 5}, {"jobs": {"a": 1}}, {"jobs": "all", "msg": 7}])
+@pytest.mark.parametrize(
+    "answer", [None, 7, "no", [], {"jobs": 5}, {"jobs": {"a": 1}}, {"jobs": "all", "msg": 7}]
+)
 def test_a_host_that_answers_nonsense_hides_no_other(answer):
-    lines = job_table({"bad": answer, "a": {"jobs": [job(name="good")], "total": float("nan")}}, width=0)
+    lines = job_table(
+        {"bad": answer, "a": {"jobs": [job(name="good")], "total": float("nan")}}, width=0
+    )
     assert "good" in lines[1]
     assert lines[2:] == [
         "bad: no answer: its answer is not one of job_info",

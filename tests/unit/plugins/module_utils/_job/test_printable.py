@@ -13,7 +13,9 @@ from ansible_collections.durable.jobs.plugins.module_utils._job.printable import
 
 # Of each kind of what a terminal, or whoever reads it, could be deceived by.
 CONTROL = [*map(chr, range(32)), *map(chr, range(127, 160))]
-DIRECTION = [chr(one) for one in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))]
+DIRECTION = [
+    chr(one) for one in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+]
 OTHER = ["\u2028", "\u2029", "\ufeff", "\u200b", "\ud800", "\udcff", "\U000e0041"]
 EVIL = "".join([*CONTROL, *DIRECTION, *OTHER])
 
@@ -39,7 +41,9 @@ def test_an_error_is_printable_whatever_it_is_about():
 
 
 def test_the_message_about_a_job_is_printable_and_its_output_stays():
-    job = dict(schema.unknown("j1.1"), state=schema.FAILED, rc=3, stderr="first\n" + EVIL + "last\n")
+    job = dict(
+        schema.unknown("j1.1"), state=schema.FAILED, rc=3, stderr="first\n" + EVIL + "last\n"
+    )
     job["survivors"] = [{"pid": 7, "name": EVIL}]
     assert schema.message(job).isprintable()
     assert schema.present(job)["stderr"] == job["stderr"]
@@ -54,9 +58,14 @@ def test_what_a_record_says_is_printable_in_a_result(key):
 
 def test_what_a_record_says_of_processes_and_people_is_printable():
     record = dict(schema.unknown("j1.1"), state=schema.STOPPED)
-    record.update(survivors=[{"pid": 7, "name": EVIL}], stopped_by={"user": EVIL}, msg="one\n" + EVIL)
+    record.update(
+        survivors=[{"pid": 7, "name": EVIL}], stopped_by={"user": EVIL}, msg="one\n" + EVIL
+    )
     shown = schema.present(record)
     assert shown["survivors"][0]["name"].isprintable() and shown["survivors"][0]["pid"] == 7
     assert shown["stopped_by"]["user"].isprintable()
     # A module's own message may have lines.
-    assert shown["msg"].startswith("one\n") and shown["msg"].replace("\n", "").replace("\t", "").isprintable()
+    assert (
+        shown["msg"].startswith("one\n")
+        and shown["msg"].replace("\n", "").replace("\t", "").isprintable()
+    )
