@@ -89,7 +89,8 @@ _NANOSECONDS = re.compile(r"j([0-9]{16,})\.")  # our jids begin with the moment 
 _QUARTER = 900  # seconds; time zones differ by multiples of it
 _FARTHEST = 15 * 3600  # seconds that a time zone may be ahead of or behind UTC
 # Moments that a page shows, in seconds since 1970: a job that says another has no place on a time line.
-_EARLIEST, _LATEST = 0, 200 * 366 * 86400
+_EARLIEST = 0
+_LATEST = 200 * 366 * 86400
 
 
 def report(
