@@ -832,7 +832,9 @@ def test_what_others_write_does_not_steer_a_terminal(tmp_path):
     | messages and reasons say the same in printable characters and one line; `stdout` and `stderr` are as they were written
     """
     async_dir = str(tmp_path / "async")
-    steering = STEERING.encode("utf-8", "replace").decode()  # ansible-core takes no lone surrogate as an argument
+    steering = STEERING.encode(
+        "utf-8", "replace"
+    ).decode()  # ansible-core takes no lone surrogate as an argument
     program = f"import sys; sys.stderr.write({steering!r} + 'last'); sys.exit(3)"
     argv = [sys.executable, "-c", program]
     run_module("job_start", async_dir=async_dir, name="work", argv=argv, env={"PYTHONUTF8": "1"})
