@@ -54,6 +54,7 @@ LIMITS = ("cpu_quota", "memory_max", "tasks_max")  # the parameters that need a 
 STREAMS = ("stdout", "stderr")
 PROGRESS = "progress"  # the slot of what a command has reported of itself
 NO_ATTENTION = 5  # see needs_attention()
+FOR_EVER = 100 * 366 * 86400  # seconds; no limit of ours is longer
 NEAR_LIMIT = 0.9  # share of its limit after which a running job is near it
 TAIL_BYTES = 4096  # what `output: tail` shows of each stream
 # Parts of a specification that may be shown; the others are kept and compared as keyed digests.
@@ -548,7 +549,10 @@ def needs_attention(job: Record) -> int:
 def is_near_limit(job: Record) -> bool:
     """Tell whether a running job has used most of the time that it may take."""
     elapsed, timeout = job["elapsed"], job["timeout"]
-    return bool(timeout) and elapsed is not None and elapsed >= NEAR_LIMIT * timeout
+    # A job of the builtin may say anything, also a number that is too large for a float.
+    if not all(isinstance(one, (int, float)) for one in (elapsed, timeout)):
+        return False
+    return 0 < timeout < FOR_EVER and elapsed >= NEAR_LIMIT * timeout
 
 
 def unknown(jid: str) -> Record:
