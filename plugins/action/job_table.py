@@ -29,7 +29,10 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         _checked, args = self.validate_argument_spec(
             {
-                "answers": {"type": "dict", "required": True},
+                "answers": {
+                    "type": "raw",
+                    "required": True,
+                },  # see plugin_utils/_overview.py: it may be a text
                 "width": {"type": "int"},
                 "async_dir": {"type": "path"},  # of the action group's defaults; there is none here
             }

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import typing as t
@@ -43,12 +44,38 @@ def hosts(answers: object) -> list[Host]:
     :param answers: a dictionary: for each host what ``job_info`` returned there, or why it did not.
     :raises JobError: it is something else.
     """
+    if isinstance(answers, str) and answers.lstrip().startswith("{"):
+        answers = _untemplated(answers)
     if not isinstance(answers, t.Mapping):
         raise JobError(
             "the input must be a dictionary of hosts and results of job_info, not %s"
             % type(answers).__name__
         )
     return [_host(str(name), answers[name]) for name in sorted(answers, key=_natural)]
+
+
+def _untemplated(answers: str) -> object:
+    """Return the dictionary of which ansible-core before 2.19 has made a text, as it holds a number that is none.
+
+    It reads other dictionaries back itself, but not ``nan`` and ``inf``, which here become null.
+    """
+    try:
+        tree = ast.parse(answers.strip(), mode="eval")
+        return ast.literal_eval(_WithoutNames().visit(tree))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return answers
+
+
+class _WithoutNames(ast.NodeTransformer):
+    """Replaces names by null; ``-inf`` too."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802  # pylint: disable=invalid-name
+        return ast.copy_location(ast.Constant(None), node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:  # noqa: N802  # pylint: disable=invalid-name
+        if isinstance(node.operand, ast.Name):
+            return ast.copy_location(ast.Constant(None), node)
+        return node
 
 
 def _host(name: str, answer: object) -> Host:

@@ -828,8 +828,8 @@ def said(result):
 
 def test_what_others_write_does_not_steer_a_terminal(tmp_path):
     """
-    a command's last words, a path, an argument or the record of a job of `async` holds escape sequences, line breaks or marks that turn the direction of writing
-    | messages and reasons say the same in printable characters and one line; `stdout` and `stderr` are as they were written
+    escape sequences, line breaks or marks of direction in the last words of a command, a path or a record of `async`
+    | messages and reasons are printable and have one line; `stdout` and `stderr` are as they were written
     """
     async_dir = str(tmp_path / "async")
     steering = STEERING.encode(

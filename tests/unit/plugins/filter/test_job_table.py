@@ -199,6 +199,14 @@ def test_a_host_that_answers_nonsense_hides_no_other(answer):
     ]
 
 
+def test_an_answer_of_which_old_releases_have_made_a_text_is_read_all_the_same():
+    answers = {
+        "a": {"jobs": [job(rc=float("nan"), elapsed=float("-inf"), name="bad"), job(name="it's")]}
+    }
+    lines = job_table(str(answers), width=0)
+    assert [line.split()[1] for line in lines[1:3]] == ["bad", "it's"]
+
+
 def test_many_jobs_and_long_host_names_are_sorted():
     names = ["9" * 5000, "web10", "web9", "web09"]
     found = job_table({name: {"jobs": [job()] * 2000} for name in names}, width=0)
