@@ -61,21 +61,18 @@ def _untemplated(answers: str) -> object:
     """
     try:
         tree = ast.parse(answers.strip(), mode="eval")
-        return ast.literal_eval(_WithoutNames().visit(tree))
+        for node in ast.walk(tree):
+            for part in ("values", "elts"):  # of a dictionary, and of a list
+                if hasattr(node, part):
+                    setattr(node, part, [_without_name(one) for one in getattr(node, part)])
+        return ast.literal_eval(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return answers
 
 
-class _WithoutNames(ast.NodeTransformer):
-    """Replaces names by null; ``-inf`` too."""
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802  # pylint: disable=invalid-name
-        return ast.copy_location(ast.Constant(None), node)
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:  # noqa: N802  # pylint: disable=invalid-name
-        if isinstance(node.operand, ast.Name):
-            return ast.copy_location(ast.Constant(None), node)
-        return node
+def _without_name(node: ast.AST) -> ast.AST:
+    """Return null for ``nan``, ``inf`` and ``-inf``, and anything else as it is."""
+    return ast.Constant(None) if isinstance(getattr(node, "operand", node), ast.Name) else node
 
 
 def _host(name: str, answer: object) -> Host:
