@@ -24,6 +24,8 @@
   const EXTRA_ROWS = 8; // drawn above and below what can be seen
   const BAR = 12; // pixels
   const MARK = 9; // pixels that a shape takes on either side of its moment
+  const MAX_TICKS = 60;
+  const LATEST = 1e10; // seconds since 1970; no clock of ours goes farther
 
   const data = JSON.parse(document.getElementById("data").textContent);
   const [summary, problems, states, host, span, search, axis, rows, sheet, none, details, legend, filters] = [
@@ -37,10 +39,17 @@
   let chosen = null;
   let view = { from: 0, to: 1 };
 
+  // What a job says may be nonsense. A time that cannot be drawn is left out.
+  function sound(seconds) {
+    return Number.isFinite(seconds) && seconds >= 0 && seconds <= LATEST ? seconds : null;
+  }
+
   function prepared(job, where) {
+    for (const key of ["submitted_at", "start_at", "end_at", "deadline_at", "elapsed", "timeout"]) job[key] = sound(job[key]);
+    if (!Object.hasOwn(STATES, job.state)) job.state = "unknown";
     const begin = job.submitted_at ?? job.start_at ?? null;
     const isLive = job.state === "running" || job.state === "queued";
-    const end = job.end_at ?? (isLive ? data.at : job.start_at ?? begin);
+    const end = job.end_at ?? (isLive ? sound(data.at) : job.start_at ?? begin);
     const words = [where.name, job.name, job.id, job.cmd, job.state, job.reason, job.signal, job.user, job.progress, job.stdout, job.stderr];
     return Object.assign(job, {
       host: where.name, begin, end, isLive, words: words.filter((word) => word != null).join("\n").toLowerCase(),
@@ -179,10 +188,12 @@
 
   function ticks() {
     const length = view.to - view.from;
-    const step = STEPS.find((one) => (one / length) * width >= 90) ?? STEPS[STEPS.length - 1];
+    const enough = STEPS.find((one) => (one / length) * width >= 90) ?? STEPS[STEPS.length - 1];
+    const step = enough * Math.max(1, Math.ceil(length / enough / MAX_TICKS));
     const zone = new Date(view.from * 1000).getTimezoneOffset() * 60;
     const found = [];
-    for (let at = Math.ceil((view.from - zone) / step) * step + zone; at < view.to; at += step) found.push(at);
+    const first = Math.ceil((view.from - zone) / step) * step + zone;
+    for (let i = 0; i < MAX_TICKS && first + i * step < view.to; i += 1) found.push(first + i * step);
     return { step, found };
   }
 
@@ -321,7 +332,8 @@
     }
     if (job.start_at != null) {
       const here = moment(job.start_at);
-      add("Started", job.start.startsWith(here) ? here : `${here} (there: ${job.start.slice(0, 19)})`);
+      const there = String(job.start).slice(0, 19);
+      add("Started", there === here ? here : `${here} (there: ${there})`);
     }
     if (!job.isLive && job.end_at != null) add("Ended", moment(job.end_at));
     if (job.elapsed != null) add("Ran for", duration(job.elapsed));

@@ -10,6 +10,7 @@ import typing as t
 from ansible.module_utils.parsing.convert_bool import boolean
 
 from ..module_utils._reading import PIECE_BYTES
+from ..plugin_utils._display import Lines
 from ..plugin_utils._forward import ForwardingAction
 
 LINE_LIMIT = 4096  # characters of a line that are shown at once
@@ -27,7 +28,8 @@ class ActionModule(ForwardingAction):
         if not follows or self._task.check_mode or self._task.async_val or "eof" not in answer:
             return answer
         host = (task_vars or {}).get("inventory_hostname", self._play_context.remote_addr)
-        lines = _Lines(lambda line: self._tell("%s | %s" % (host, line)))
+        shown = Lines(self, task_vars)
+        lines = _Splitter(lambda line: shown.show("%s | %s" % (host, line)))
         pieces = _Pieces(int(self._task.args.get("max_bytes") or PIECE_BYTES))
         args = dict(self.forwarded(), jid=answer["ansible_job_id"])
         for other in ("name", "tail_lines"):  # a name may mean another job the next time
@@ -46,12 +48,8 @@ class ActionModule(ForwardingAction):
             if "eof" not in answer:
                 return answer
 
-    def _tell(self, line: str) -> None:
-        if not self._task.no_log:
-            self._display.display(line)
 
-
-class _Lines:
+class _Splitter:
     """Shows text line by line, as it comes.
 
     :param tell: shows a line.
@@ -76,9 +74,7 @@ class _Lines:
             self._show(self._begun)
 
     def _show(self, line: str) -> None:
-        # What a terminal would take for a command is not passed on to it.
-        shown = line.rstrip("\r").rpartition("\r")[2]
-        self._tell("".join(one if one.isprintable() or one == "\t" else "?" for one in shown))
+        self._tell(line.rstrip("\r").rpartition("\r")[2])  # as a terminal would show it
 
 
 class _Pieces:

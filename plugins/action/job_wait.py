@@ -17,6 +17,7 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ..module_utils._job import quantities, schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._references import references
+from ..plugin_utils._display import Lines
 from ..plugin_utils._forward import ForwardingAction, refused
 
 # Seconds that one run of the module may last while nothing happens: the first one, so that people soon see what is
@@ -39,11 +40,13 @@ class ActionModule(ForwardingAction):
     module = "durable.jobs.job_wait"
     _supports_async = False
     _host = ""  # as people know it
+    _lines: Lines
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Wait, and return the module's last answer."""
         result = self.begin(tmp, task_vars)
         self._host = (task_vars or {}).get("inventory_hostname", self._play_context.remote_addr)
+        self._lines = Lines(self, task_vars)
         try:
             args = self.forwarded()
             if "jobs" not in args:
@@ -86,8 +89,7 @@ class ActionModule(ForwardingAction):
 
     def tell(self, line: str) -> None:
         """Show a line to whoever watches the play."""
-        if not self._task.no_log:
-            self._display.display("%s: %s" % (self._host, line))
+        self._lines.show("%s: %s" % (self._host, line))
 
 
 class _Contact:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import datetime
 import json
 import re
-import shlex
 import typing as t
 
 from ansible.errors import AnsibleFilterError
 
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._overview import UNKNOWN, Host, Job, hosts, number, state
+from ..plugin_utils._overview import NO_ID, Host, Job, flaws, hosts, number, reason, state
 
 DOCUMENTATION = r"""
 name: job_report
@@ -83,11 +82,15 @@ _value:
 
 # What a page shows of a job as the job dictionary has it.
 _KEPT = (
-    *("name", "rc", "signal", "elapsed", "timeout", "user", "containment", "results_file"),
+    *("name", "cmd", "rc", "signal", "elapsed", "timeout", "user", "containment", "results_file"),
     *("start", "end", "stdout_bytes", "stderr_bytes", "truncated"),
 )
 _NANOSECONDS = re.compile(r"j([0-9]{16,})\.")  # our jids begin with the moment of the launch
 _QUARTER = 900  # seconds; time zones differ by multiples of it
+_FARTHEST = 15 * 3600  # seconds that a time zone may be ahead of or behind UTC
+# Moments that a page shows, in seconds since 1970: a job that says another has no place on a time line.
+_EARLIEST = 0
+_LATEST = 200 * 366 * 86400
 
 
 def report(
@@ -100,14 +103,19 @@ def report(
 ) -> str:
     """Return the data of the page."""
     moment = _seconds(at)
-    if moment is None:
+    if moment is None or not _EARLIEST <= moment <= _LATEST:
         raise AnsibleFilterError(f"job_report: at must be a number of seconds, not {at!r}")
     try:
         found = hosts(answers)
         shown = {host.name: host.jobs for host in hosts({} if tails is None else tails)}
     except JobError as error:
         raise AnsibleFilterError(f"job_report: {error.msg}") from None
-    page = [_host(host, shown.get(host.name, []), (zones or {}).get(host.name)) for host in found]
+    known = zones if isinstance(zones, t.Mapping) else {}
+    page = [_host(host, shown.get(host.name, []), known.get(host.name)) for host in found]
+    page.sort(key=_attention)
+    for host in page:
+        for job in host["jobs"]:
+            del job["attention"]
     _leave_out([job for host in page for job in host["jobs"]], output_total)
     data = {"at": round(moment, 3), "hosts": page}
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -125,8 +133,9 @@ def _seconds(value: object) -> float | None:
 
 
 def _host(host: Host, tails: list[Job], zone: object) -> dict[str, t.Any]:
-    with_output = {job["ansible_job_id"]: job for job in tails}
+    with_output = {job["ansible_job_id"]: job for job in tails if job["ansible_job_id"] != NO_ID}
     jobs = [with_output.get(job["ansible_job_id"], job) for job in host.jobs]
+    jobs.sort(key=schema.needs_attention)
     offsets = [_offset(job) for job in jobs]
     # Of a host whose jobs do not tell, what it says now.
     usual = next((one for one in offsets if one is not None), _seconds_of_zone(zone))
@@ -143,44 +152,35 @@ def _host(host: Host, tails: list[Job], zone: object) -> dict[str, t.Any]:
 
 def _job(job: Job, offset: int) -> dict[str, t.Any]:
     """Return what the page shows of a job, without what nobody knows."""
-    unknown = state(job) == UNKNOWN
-    found = {key: job.get(key) for key in _KEPT}
-    found.update((key, number(job.get(key))) for key in ("elapsed", "timeout"))
+    found = {key: job[key] for key in _KEPT}
     found.update(
         id=job["ansible_job_id"],
+        attention=schema.needs_attention(job),
         state=state(job),
-        reason=job.get("msg") if unknown else job.get("reason"),
-        cmd=_command(job.get("cmd")),
-        progress=_progress(job.get("progress")),
-        submitted_at=_moment(job.get("submitted"), offset),
-        deadline_at=_moment(job.get("deadline"), offset),
+        reason="; ".join(part for part in (reason(job), flaws(job)) if part) or None,
+        progress=schema.progress_text(job["progress"]) or None,
+        submitted_at=_moment(job["submitted"], offset),
+        deadline_at=_moment(job["deadline"], offset),
     )
     found.update(_span(job, offset))
-    found.update((stream, job.get(stream)) for stream in schema.STREAMS if job.get(stream))
+    found.update((stream, job[stream]) for stream in schema.STREAMS if job[stream])
     return {key: value for key, value in found.items() if value is not None}
 
 
 def _span(job: Job, offset: int) -> dict[str, float | None]:
     """Return when a job began and ended: by the clock that nobody can set, where that is known."""
-    start, end = _moment(job.get("start"), offset), _moment(job.get("end"), offset)
-    elapsed = number(job.get("elapsed"))
+    start, end = _moment(job["start"], offset), _moment(job["end"], offset)
+    elapsed = job["elapsed"]
     if start is not None and elapsed is not None:
         end = round(start + elapsed, 3)
     return {"start_at": start, "end_at": end}
 
 
-def _command(cmd: object) -> str | None:
-    if isinstance(cmd, (list, tuple)):
-        return shlex.join(str(one) for one in cmd)
-    return None if cmd is None else str(cmd)
-
-
-def _progress(progress: object) -> str | None:
-    if not isinstance(progress, t.Mapping):
-        return None
-    percent, status = progress.get("percent"), progress.get("status")
-    parts = [f"{percent} %" if percent is not None else "", str(status or "")]
-    return ", ".join(part for part in parts if part) or None
+def _attention(host: dict[str, t.Any]) -> int:
+    """Return by what hosts are sorted: first those without an answer, and those whose jobs need attention most."""
+    if host["problem"] is not None:
+        return -1
+    return min((job["attention"] for job in host["jobs"]), default=schema.NO_ATTENTION)
 
 
 def _naive(text: object) -> float | None:
@@ -194,15 +194,17 @@ def _naive(text: object) -> float | None:
 
 def _moment(text: object, offset: int) -> float | None:
     naive = _naive(text)
-    return None if naive is None else round(naive - offset, 3)
+    moment = None if naive is None else round(naive - offset, 3)
+    return moment if moment is not None and _EARLIEST <= moment <= _LATEST else None
 
 
 def _offset(job: Job) -> int | None:
     """Return how many seconds the target's clock was ahead of UTC when the job was launched."""
-    stated, submitted = _NANOSECONDS.match(job["ansible_job_id"]), _naive(job.get("submitted"))
+    stated, submitted = _NANOSECONDS.match(job["ansible_job_id"]), _naive(job["submitted"])
     if stated is None or submitted is None:
         return None
-    return round((submitted - int(stated.group(1)) / 1e9) / _QUARTER) * _QUARTER
+    offset = round((submitted - int(stated.group(1)) / 1e9) / _QUARTER) * _QUARTER
+    return offset if abs(offset) <= _FARTHEST else None
 
 
 def _seconds_of_zone(zone: object) -> int:

@@ -9,8 +9,10 @@ import unicodedata
 
 from ansible.errors import AnsibleFilterError
 
+from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._overview import LIVE, UNKNOWN, Host, Job, hosts, number, state, summary
+from ..module_utils._job.printable import printable
+from ..plugin_utils._overview import LIVE, Host, Job, flaws, hosts, reason, state, summary, text
 
 DOCUMENTATION = r"""
 name: job_table
@@ -21,11 +23,15 @@ short_description: Write the jobs of many hosts as a table for people
 description:
   - Turns what M(durable.jobs.job_info) has returned on each host into the lines of one table, with a
     line of counts at the end. The playbook C(durable.jobs.status) prints it.
-  - Hosts are sorted by name, C(web9) before C(web10). Of each host the live jobs come first, then the
-    finished ones, the newest first. Below the table is told of which hosts
-    there are no jobs, or no answer.
-  - What is too long for its column goes on below, so nothing is cut off, and a jid can be copied
-    from a wider table. Control characters are replaced.
+  - The jobs of all hosts are sorted by the attention that they need, see O(durable.jobs.job_info#module:order), then by
+    host, C(web9) before C(web10), then as the host has listed them. Below the table is told of which
+    hosts there are no jobs, or no answer.
+  - Of a job that has failed without giving a reason, the column C(REASON) tells the exit code or the signal. Of a
+    running job that is near its limit it tells how much time is left.
+  - What is too long for its column goes on below. A jid and a time are never broken, so both can be copied. If a
+    line has no room for them, they get a line of their own below their job.
+  - A value that is of a wrong kind or cannot be true is named and not shown. What is longer than 2000 characters is
+    cut off. Control characters are replaced.
 positional: _input
 options:
   _input:
@@ -62,16 +68,22 @@ _value:
   type: list
   elements: str
   sample:
-    - HOST  JOB             STATE      TIME        DONE  RC  REASON
-    - db1   reindex 4.2     running    12m03s/1h   40 %  -   copying
-    - db1   migrate to 4.2  failed     4.1s/1h     -     3   -
+    - HOST  JOB             STATE    TIME       DONE  RC  START                JID                          REASON
+    - db1   migrate to 4.2  failed   4.1s/1h    -     3   2026-11-21 23:00:02  j1795301990843259553.10311   exit code 3
+    - db1   reindex 4.2     running  12m03s/1h  40 %  -   2026-11-21 23:04:40  j1795302280843259553.10402   copying
     - '1 host, 2 jobs: 1 running, 1 failed'
 """
 
-HEAD = ("HOST", "JOB", "STATE", "TIME", "DONE", "RC", "REASON")
-# Columns that may be made narrower, with the width below which they become unreadable.
-FLEXIBLE = {0: 6, 1: 12, 6: 8}
+HEAD = ("HOST", "JOB", "STATE", "TIME", "DONE", "RC", "START", "JID", "REASON")
+# Of each column the width down to which it may be made narrower, as far as it may.
+LEAST = {"HOST": 6, "JOB": 12, "REASON": 8}
+BELOW = (
+    "START",
+    "JID",
+)  # columns that get a line of their own where all of them have no room in one
 GAP = "  "
+START_COLUMNS = 19  # of a time, without fractions of a second
+MESSAGE_LIMIT = 200  # characters of a message that are shown
 
 
 def table(answers: object, width: object = 80) -> list[str]:
@@ -86,19 +98,33 @@ def table(answers: object, width: object = 80) -> list[str]:
         found = hosts(answers)
     except JobError as error:
         raise AnsibleFilterError(f"job_table: {error.msg}") from None
-    rows = [row for host in found for row in _rows(host)]
-    lines = []
-    if rows:
-        widths = _widths([HEAD, *rows], columns)
-        lines = [line for row in (HEAD, *rows) for line in _lines(row, widths)]
+    jobs = [(host.name, job) for host in found for job in host.jobs]
+    # sorted() is stable: of jobs that need the same attention, the order of hosts and of their answers stays.
+    jobs.sort(key=lambda named: schema.needs_attention(named[1]))
+    rows = [_cells(name, job) for name, job in jobs]
     notes = [_note(host) for host in found if not host.jobs]
-    return [*lines, *(line for text in (*notes, summary(found)) for line in _folded(text, columns))]
+    return [
+        *(_grid(rows, columns) if rows else []),
+        *(line for text in (*notes, summary(found)) for line in _folded(text, columns)),
+    ]
 
 
-def _rows(host: Host) -> list[tuple[str, ...]]:
-    # sorted() is stable: among the live and among the finished, the newest stay first.
-    jobs = sorted(host.jobs, key=lambda job: job.get("state") not in LIVE)
-    return [tuple(_plain(cell) for cell in (host.name, *_cells(job))) for job in jobs]
+def _grid(rows: list[dict[str, str]], columns: int) -> list[str]:
+    """Return the lines of head and jobs."""
+    head = {name: name for name in HEAD}
+    widths = {name: max(_columns(row[name]) for row in (head, *rows)) for name in HEAD}
+    least = sum(min(widths[name], LEAST.get(name, widths[name])) for name in HEAD)
+    if not columns or least + len(GAP) * (len(HEAD) - 1) <= columns:
+        _narrow(widths, columns)
+        return [line for row in (head, *rows) for line in _lines(row, widths)]
+    widths = {name: width for name, width in widths.items() if name not in BELOW}
+    _narrow(widths, columns)
+    lines = _lines(head, widths)
+    for row in rows:
+        lines += _lines(row, widths)
+        below = f"started {row['START']}{GAP}{row['JID']}"
+        lines.append(" " * min(widths["HOST"] + len(GAP), max(0, columns - len(below))) + below)
+    return lines
 
 
 def _note(host: Host) -> str:
@@ -109,40 +135,52 @@ def _note(host: Host) -> str:
 
 
 def _folded(text: str, columns: int) -> list[str]:
-    first, *others = _wrapped(_plain(text), columns)
+    first, *others = _wrapped(printable(text), columns)
     # What does not fit is indented, so that one sees where the next text begins.
     others = _wrapped(" ".join(others), max(columns - len(GAP), 1)) if others else []
     return [first, *(GAP + line for line in others)]
 
 
-def _cells(job: Job) -> tuple[str, ...]:
-    elapsed, limit, rc = number(job.get("elapsed")), number(job.get("timeout")), job.get("rc")
+def _cells(host: str, job: Job) -> dict[str, str]:
+    """Return what the columns show of a job, by their names."""
+    elapsed, limit = job["elapsed"], job["timeout"]
     window = "-" if limit is None else duration(limit) if limit else "none"
-    percent, told = _progress(job)
-    return (
-        str(job.get("name") or job["ansible_job_id"]),
-        state(job),
-        f"{'-' if elapsed is None else duration(elapsed)}/{window}",
-        percent,
-        "-" if rc is None else str(rc),
-        ", ".join(str(one) for one in (_reason(job), told) if one) or "-",
-    )
-
-
-def _reason(job: Job) -> object:
-    if state(job) == UNKNOWN:
-        return job.get("msg")  # why nothing can be said of it
-    return job.get("reason") or job.get("signal")
-
-
-def _progress(job: Job) -> tuple[str, str]:
-    """Return how much is done, and what the command says of it; of a finished job that is no news any more."""
-    progress = job.get("progress")
-    if not isinstance(progress, dict):
-        return "-", ""
+    progress = job["progress"] or {}
     percent = progress.get("percent")
-    told = str(progress.get("status") or "") if state(job) in LIVE else ""
-    return ("-" if percent is None else f"{percent} %"), told
+    cells = {
+        "HOST": host,
+        "JOB": job["name"],
+        "STATE": state(job),
+        "TIME": f"{'-' if elapsed is None else duration(elapsed)}/{window}",
+        "DONE": None if percent is None else f"{percent} %",
+        "RC": job["rc"],
+        "START": (job["start"] or "")[:START_COLUMNS],
+        "JID": job["ansible_job_id"],
+        "REASON": ", ".join(_reasons(job)),
+    }
+    return {name: "-" if cell in (None, "") else printable(cell) for name, cell in cells.items()}
+
+
+def _reasons(job: Job) -> list[str]:
+    """Return all that there is to say of why a job is in its state."""
+    found = [reason(job) or _outcome(job), flaws(job)]
+    if job["state"] == schema.RUNNING and schema.is_near_limit(job):
+        found.insert(0, f"limit in {duration(max(0, job['timeout'] - job['elapsed']))}")
+    if job["state"] in LIVE and job["progress"]:  # of a finished job that is no news any more
+        found.append(job["progress"]["status"])
+    return [part for part in found if part]
+
+
+def _outcome(job: Job) -> str | None:
+    """Tell how a job ended that gives no reason."""
+    if job["state"] == schema.TIMED_OUT and job["timeout"]:
+        return f"limit of {duration(job['timeout'])} reached"
+    if job["state"] != schema.FAILED:
+        return text(job["signal"])
+    if job["signal"]:
+        return f"killed by {job['signal']}"
+    # Of a module its own message says more; of a command it says again what is in the other columns.
+    return f"exit code {job['rc']}" if job["rc"] is not None else text(job["msg"], MESSAGE_LIMIT)
 
 
 def duration(seconds: float) -> str:
@@ -161,13 +199,8 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def _plain(text: str) -> str:
-    """Return a text of one line that does to a terminal nothing but to be shown."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
-
-
 def _columns(text: str) -> int:
-    return sum(_cell_width(one) for one in text)
+    return len(text) if text.isascii() else sum(_cell_width(one) for one in text)
 
 
 def _cell_width(character: str) -> int:
@@ -176,23 +209,22 @@ def _cell_width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _widths(rows: list[tuple[str, ...]], columns: int) -> list[int]:
-    """Return the width of each column: as wide as its widest cell, or less where the line would be too long."""
-    widths = [max(_columns(row[i]) for row in rows) for i in range(len(HEAD))]
-    while columns and sum(widths) + len(GAP) * (len(HEAD) - 1) > columns:
-        spare = {i: widths[i] for i, least in FLEXIBLE.items() if widths[i] > least}
+def _narrow(widths: dict[str, int], columns: int) -> None:
+    """Make columns narrower where a line would be too long, the widest first, as far as they may be."""
+    while columns and sum(widths.values()) + len(GAP) * (len(widths) - 1) > columns:
+        spare = [name for name, least in LEAST.items() if widths[name] > least]
         if not spare:
             break
-        widths[max(spare, key=spare.__getitem__)] -= 1
-    return widths
+        widths[max(spare, key=widths.__getitem__)] -= 1
 
 
-def _lines(row: tuple[str, ...], widths: list[int]) -> list[str]:
-    cells = [_wrapped(cell, width) for cell, width in zip(row, widths)]
+def _lines(row: dict[str, str], widths: dict[str, int]) -> list[str]:
+    """Return the lines of a row; what is too long for its column goes on below."""
+    cells = [(_wrapped(row[name], width), width) for name, width in widths.items()]
     lines = []
-    for i in range(max(len(cell) for cell in cells)):
-        parts = [cell[i] if i < len(cell) else "" for cell in cells]
-        padded = [part + " " * (width - _columns(part)) for part, width in zip(parts, widths)]
+    for i in range(max(len(cell) for cell, _width in cells)):
+        parts = [(cell[i] if i < len(cell) else "", width) for cell, width in cells]
+        padded = [part + " " * (width - _columns(part)) for part, width in parts]
         lines.append(GAP.join(padded).rstrip())
     return lines
 

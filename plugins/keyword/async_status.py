@@ -28,6 +28,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
     DamagedRecord,
     MissingRecord,
 )
+from ansible_collections.durable.jobs.plugins.module_utils._job.printable import printable
 from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
 from ansible_collections.durable.jobs.plugins.module_utils._keyword import respond
 
@@ -153,7 +154,7 @@ def main() -> None:
     try:
         result = run(module)
     except (JobError, OSError) as error:
-        result = {"failed": True, "msg": str(error), "started": True, "finished": True}
+        result = {"failed": True, "msg": printable(error), "started": True, "finished": True}
     result["ansible_job_id"] = jid
     if module.params["mode"] != "cleanup":
         result["results_file"] = os.path.join(path, jid)

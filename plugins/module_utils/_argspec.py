@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._job import quantities, schema, store, way
 from ._job.folder import MissingRecord
+from ._job.printable import make_printable, printable
 from ._job.store import Store
 
 TYPE_CHECKING = False
@@ -34,7 +35,7 @@ _at_end: list[Callable[[], None]] = []
 
 
 def letting_go(run: Callable[[AnsibleModule], Record]) -> Callable[[AnsibleModule], Record]:
-    """Have all that a run of a module opens closed at its end.
+    """Have all that a run of a module opens closed at its end, and what it says made printable.
 
     Its process would end anyhow, but under mitogen's strategy one interpreter runs many modules.
     """
@@ -42,7 +43,9 @@ def letting_go(run: Callable[[AnsibleModule], Record]) -> Callable[[AnsibleModul
     @functools.wraps(run)
     def wrapped(module: AnsibleModule) -> Record:
         try:
-            return run(module)
+            result = run(module)
+            make_printable(result)
+            return result
         finally:
             while _at_end:
                 _at_end.pop()()
@@ -97,14 +100,14 @@ def why_absent(path: str, jid: str | None, name: str | None) -> str:
     which = jid or "named %r" % name
     text = "could not find job %s in %s as user %s" % (which, path, me)
     if not (schema.valid_jid(jid) if jid else schema.valid_name(name or "")):
-        return text
+        return printable(text)
     for user, folder in way.elsewhere(path, jid or "", name or ""):
         if user == me:
             text += "; there is one in %s: set async_dir to that" % folder
         else:
             hint = "; it belongs to user %s in %s: look as that user (become_user: %s), with that async_dir"
             text += hint % (user, folder, user)
-    return text
+    return printable(text)
 
 
 def requester(module: AnsibleModule, controller: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ._argspec import ASYNC_DIR_SPEC, requester, usable
 from ._job import quantities, schema, store
 from ._job.errors import JobError
 from ._job.folder import MissingRecord
+from ._job.printable import printable
 from ._plan import DEFAULT_GRACE, plain, poll_plan
 
 TYPE_CHECKING = False
@@ -108,6 +109,7 @@ ENGINE = (
     "lookups",
     "modules",
     "output",
+    "printable",
     "program",
     "quantities",
     "removing",
@@ -324,13 +326,14 @@ def _warn(
     found = zip(requests, answers)
     bare = [one for one, answer in found if _reached(answer) == schema.PROCESS]
     if no_unit and any(one["containment"] == schema.AUTO for one in bare):
-        module.warn("containment=auto could only reach containment=process: %s" % no_unit)
+        text = "containment=auto could only reach containment=process: %s" % no_unit
+        module.warn(printable(text))
     if bare and store.runs_systemd():
         from . import _containment
 
         doom = _containment.doom()
         if doom:
-            module.warn(doom)
+            module.warn(printable(doom))
 
 
 def _reached(answer: Record) -> object:
@@ -361,7 +364,8 @@ def prune_in_passing(module: AnsibleModule, where: Store) -> None:
 
             _pruning.in_passing(where, seconds, begun)
     except (JobError, OSError) as error:
-        module.warn("old jobs could not be removed in passing, see retention: %s" % error)
+        text = "old jobs could not be removed in passing, see retention: %s" % error
+        module.warn(printable(text))
 
 
 def outcome(where: Store, request: Record, answer: Record) -> Record:
@@ -379,7 +383,7 @@ def outcome(where: Store, request: Record, answer: Record) -> Record:
         return dict(always(request), **found)
     result = dict(schema.present(answer["record"]), changed=True)
     if not answer["record"][schema.PRIVATE]["reports"]:
-        result["warnings"] = [NO_SOCKET % where.path]
+        result["warnings"] = [printable(NO_SOCKET % where.path)]
     return dict(always(request), **result)
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     Found = Tuple[int, str, Record]  # when it was launched (nanoseconds), its jid, its dictionary
 
+NEWEST = "newest"  # the orders in which jobs are listed
+ATTENTION = "attention"
 UNKNOWN = "unknown"  # in counts: nobody can say here, so the state is null
 # Our jids begin with the moment of the launch in nanoseconds, those of the builtin with a random number below 10**12.
 _NANOSECONDS = re.compile(r"j([0-9]{16,})\.")
@@ -63,12 +65,19 @@ class Listing:
         self.counts = dict.fromkeys((*schema.STATES, UNKNOWN), 0)
         self.missing: list[str] = []
 
-    def newest(self, limit: int) -> list[Record]:
+    def newest(self, limit: int, order: str = NEWEST) -> list[Record]:
         """Return their job dictionaries without output, and count them all by state.
 
-        :param limit: return no more than so many; 0 for all.
+        :param limit: return no more than so many, the first of the order; 0 for all.
+        :param order: NEWEST, or ATTENTION for those that need attention first, among these the newest.
         """
-        found = heapq.nlargest(limit, self._found()) if limit else sorted(self._found())[::-1]
+
+        def rank(found: Found) -> tuple[int, int, str]:
+            when, jid, record = found
+            return -schema.needs_attention(record) if order == ATTENTION else 0, when, jid
+
+        every = self._found()
+        found = heapq.nlargest(limit, every, rank) if limit else sorted(every, key=rank)[::-1]
         return [record for _when, _jid, record in found]
 
     def _found(self) -> Iterator[Found]:

@@ -9,6 +9,8 @@ import json
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ._job.printable import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -28,7 +30,7 @@ class Reporter(AnsibleModule):
         result.pop("self", None)
         found = result.pop("warnings", None) or []
         for one in found if isinstance(found, list) else [found]:
-            self.warn(one if isinstance(one, str) else json.dumps(one))
+            self.warn(printable(one) if isinstance(one, str) else json.dumps(one))
         if "deprecations" in result and not _are_deprecations(result["deprecations"]):
             del result["deprecations"]
         if not result.get("failed"):

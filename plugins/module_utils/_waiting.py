@@ -17,6 +17,7 @@ import time
 from ._job import looking, schema
 from ._job.errors import JobError
 from ._job.folder import MissingRecord
+from ._job.printable import make_printable
 from ._references import Reference
 
 TYPE_CHECKING = False
@@ -309,4 +310,6 @@ def _absent(reference: Reference) -> Record:
 def _not_launched(failure: Record) -> Record:
     """Return the dictionary of a job whose launch failed, given the result of that."""
     found = dict(_absent(Reference()), state=schema.FAILED, reason=schema.NOT_STARTED)
-    return dict(found, **dict({"msg": "its launch failed"}, **failure))
+    found = dict(found, **dict({"msg": "its launch failed"}, **failure))
+    make_printable(found)
+    return found

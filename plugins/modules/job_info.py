@@ -13,8 +13,8 @@ author:
 version_added: 0.1.0
 short_description: List the background jobs of a host
 description:
-  - Lists the jobs of an async dir, the newest first, those of this collection and those that the C(async) keyword of
-    ansible-core launched.
+  - Lists the jobs of an async dir, the newest first unless O(order) says otherwise, those of this collection and those
+    that the C(async) keyword of ansible-core launched.
   - The state of each is derived from evidence, as M(durable.jobs.job_status) does it.
   - Never fails because of a job. One whose record is damaged is shown in its place, as V(lost) with the reason
     V(record damaged).
@@ -47,10 +47,23 @@ options:
     elements: str
   limit:
     description:
-      - Show no more than so many jobs, the newest of those that are asked for. V(0) shows all.
+      - Show no more than so many jobs, the first in the O(order) of those that are asked for. V(0) shows all.
       - RV(counts) and RV(total) count also those that are not shown.
     type: int
     default: 0
+  order:
+    description:
+      - In which order to list the jobs. V(newest) puts the newest first.
+      - V(attention) puts first what needs attention, as the playbooks C(durable.jobs.status) and C(durable.jobs.report)
+        do - jobs that are V(failed), V(timed_out) or V(lost) or have a null state; then running jobs that
+        have lost their keeper or have used 90 % of their limit; then the other running jobs, the queued ones,
+        those that were stopped, and those that succeeded. Of each kind the newest come first.
+    type: str
+    default: newest
+    choices:
+      - newest
+      - attention
+    version_added: 1.0.0
   output:
     description:
       - How much of the output of the jobs to show - V(none), V(tail) for the last 4 KiB of each stream, or V(full).
@@ -98,7 +111,7 @@ EXAMPLES = r"""
 RETURN = r"""
 jobs:
   description:
-    - The job dictionaries, as M(durable.jobs.job_status) returns them, the newest first.
+    - The job dictionaries, as M(durable.jobs.job_status) returns them, in the O(order) that was asked for.
     - For a job of C(async) that has finished, the moment of its launch is known only if its module has told it. Otherwise the
       moment of its end decides about its place.
     - A job of which nothing can be said here, for example because another machine that shares the async dir has launched
@@ -153,7 +166,7 @@ from ..module_utils._argspec import (
 )
 from ..module_utils._job import schema, store, way
 from ..module_utils._job.errors import JobError
-from ..module_utils._listing import Listing
+from ..module_utils._listing import ATTENTION, NEWEST, Listing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,7 +186,7 @@ def run(module: AnsibleModule) -> Record:
         where = None
     asked = {name: params[name] for name in ("jids", "names", "states")}
     listing = Listing(where, settle=not module.check_mode, **asked)
-    jobs = listing.newest(params["limit"])
+    jobs = listing.newest(params["limit"], params["order"])
     listing.show(jobs, params["output"], OUTPUT_TOTAL)
     total = sum(listing.counts.values())
     path, user = async_dir(module), store.user_name(os.geteuid())
@@ -206,6 +219,7 @@ def main() -> None:
             names={"type": "list", "elements": "str"},
             jids={"type": "list", "elements": "str"},
             limit={"type": "int", "default": 0},
+            order={"type": "str", "choices": [NEWEST, ATTENTION], "default": NEWEST},
             output={"type": "str", "choices": ["full", "tail", "none"], "default": "none"},
         ),
         supports_check_mode=True,

@@ -81,6 +81,10 @@ attributes:
     details:
       - Reads the same, and does not follow. For the id that M(durable.jobs.job_start) returns in check mode, and for a name of which there is
         no job, reading is skipped.
+notes:
+  - The lines are shown under stdout callbacks that write text for people. Under others, such as C(ansible.posix.json), there
+    are none. The variable C(durable_jobs_live_lines), the environment variable E(DURABLE_JOBS_LIVE_LINES) and
+    C(live_lines) in the section C([durable_jobs]) of C(ansible.cfg) turn them off (V(false)) or on (V(true)).
 seealso:
   - module: durable.jobs.job_info
   - module: durable.jobs.job_status

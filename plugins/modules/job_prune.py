@@ -123,6 +123,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, letting_go, open_store, usable
 from ..module_utils._job import schema, store
 from ..module_utils._job.errors import JobError
+from ..module_utils._job.printable import printable
 from ..module_utils._pruning import Pruning
 
 TYPE_CHECKING = False
@@ -202,7 +203,8 @@ def main() -> None:
         result = dict(error.details, msg=error.msg, failed=True)
     except OSError as error:
         told = (async_dir(module), store.user_name(os.geteuid()), error)
-        result = {"msg": "cannot remove jobs in %s as user %s: %s" % told, "failed": True}
+        text = printable("cannot remove jobs in %s as user %s: %s" % told)
+        result = {"msg": text, "failed": True}
     if result.get("failed"):
         module.fail_json(**result)
     module.exit_json(**result)

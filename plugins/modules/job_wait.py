@@ -78,6 +78,10 @@ attributes:
   check_mode:
     details:
       - Looks once and does not wait. Jobs that check mode has left out are left out here, too.
+notes:
+  - The lines are shown under stdout callbacks that write text for people. Under others, such as C(ansible.posix.json), there
+    are none. The variable C(durable_jobs_live_lines), the environment variable E(DURABLE_JOBS_LIVE_LINES) and
+    C(live_lines) in the section C([durable_jobs]) of C(ansible.cfg) turn them off (V(false)) or on (V(true)).
 seealso:
   - module: durable.jobs.job_batch
   - module: durable.jobs.job_status

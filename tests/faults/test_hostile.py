@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import itertools
+import json
 import os
 import re
 import shutil
@@ -806,3 +807,57 @@ def test_odd_names_do_not_get_into_each_others_way(launcher):
         assert launcher.store.latest(name).read_record()["name"] == name
         assert launcher.store.latest(name).jid == jid
     assert len(os.listdir(launcher.store.private_path("names"))) == 2 * len(ODD_NAMES)
+
+
+# --------------------------------------------------------------------------------------
+# -- what is said to a terminal
+# --------------------------------------------------------------------------------------
+
+# A sequence that clears the screen, one that sets the title, their C1 forms, a backspace, a line of its own, characters
+# that turn the direction of writing around, and what is no character.
+STEERING = "a\x1b[2Jb\x1b]0;c\x07\x9b31m\x08\rd\u2028e\u202ef\u2066g\x7f\ud800"
+
+
+def said(result):
+    """Return each text of ours in a result."""
+    for found in (result, *result.get("jobs", [])):
+        for key in ("msg", "reason", "user", "containment"):
+            if found.get(key):
+                yield found[key]
+
+
+def test_what_others_write_does_not_steer_a_terminal(tmp_path):
+    """
+    escape sequences, line breaks or marks of direction in the last words of a command, a path or a record of `async`
+    | messages and reasons are printable and have one line; `stdout` and `stderr` are as they were written
+    """
+    async_dir = str(tmp_path / "async")
+    steering = STEERING.encode(
+        "utf-8", "replace"
+    ).decode()  # ansible-core takes no lone surrogate as an argument
+    program = f"import sys; sys.stderr.write({steering!r} + 'last'); sys.exit(3)"
+    argv = [sys.executable, "-c", program]
+    run_module("job_start", async_dir=async_dir, name="work", argv=argv, env={"PYTHONUTF8": "1"})
+    foreign = {"started": True, "finished": True, "failed": True}
+    foreign.update(dict.fromkeys(("msg", "reason", "containment", "user"), STEERING))
+    (tmp_path / "async" / "j77.77").write_text(json.dumps(foreign), encoding="utf-8")
+    answers = [
+        run_module("job_status", async_dir=async_dir, name="work", wait=PATIENCE),
+        run_module("job_status", async_dir=async_dir, jid="j77.77"),
+        run_module("job_wait", async_dir=async_dir, jobs=["work", "j77.77", "absent"]),
+        run_module("job_stop", async_dir=async_dir, jobs=["work", "j77.77", "absent"]),
+        run_module("job_info", async_dir=async_dir),
+        run_module("job_prune", async_dir=async_dir, states=["running"]),
+        run_module("job_start", async_dir=async_dir, argv=[f"/nowhere/{steering}"]),
+        run_module("job_start", async_dir=async_dir, cmd="true", chdir=f"/nowhere/{steering}"),
+        run_module("job_start", async_dir=async_dir, cmd="true", name=steering),
+        run_module("job_status", async_dir=f"{tmp_path}/{steering}", jid="j1.1"),
+        run_module("job_info", async_dir=f"{tmp_path}/{steering}", jids=["j1.1"]),
+    ]
+    texts = [text for answer in answers for text in said(answer)]
+    assert len(texts) > len(answers)
+    assert [text for text in texts if not text.replace("\n", "").isprintable()] == []
+    # Only the message of a module may have lines.
+    assert {text for text in texts if "\n" in text} == set()
+    assert answers[0]["stderr"] == steering + "last"
+    assert answers[0]["msg"].endswith("last")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import typing as t
@@ -62,3 +63,6 @@ def test_jobs_work_and_outlive_a_run(
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "failed=0" in done.stdout
+        assert re.search(r"(?m)^[^ ]+: [0-9]+ jobs: ", done.stdout), (
+            "the lines of job_wait are not shown"
+        )

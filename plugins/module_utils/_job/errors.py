@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 
+from .printable import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -15,13 +17,13 @@ if TYPE_CHECKING:
 class JobError(Exception):
     """Something the user must be told: what was wrong, where, and what to do.
 
-    :param msg: one or more whole sentences.
+    :param msg: one or more whole sentences. Text of somebody else in it, say of a path, becomes printable here.
     :param details: further keys for the module's result.
     """
 
     def __init__(self, msg: str, **details: Any) -> None:
-        super().__init__(msg)
-        self.msg = msg
+        self.msg = printable(msg)
+        super().__init__(self.msg)
         self.details = details
 
 

@@ -17,6 +17,7 @@ import struct
 import time
 
 from . import files, folder, schema
+from .printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -236,5 +237,5 @@ def _percent(text: str) -> float | None:
 
 def _plain(text: str) -> str | None:
     """Return a status as one line that a terminal can be shown; None if it says nothing."""
-    clean = "".join(one if one.isprintable() else " " for one in text[: 4 * STATUS_LIMIT])
+    clean = printable(text[: 4 * STATUS_LIMIT], replacement=" ")
     return " ".join(clean.split())[:STATUS_LIMIT] or None

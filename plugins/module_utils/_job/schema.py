@@ -10,6 +10,7 @@ import signal
 import time
 
 from .errors import JobError
+from .printable import make_printable, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ LIMITS = ("cpu_quota", "memory_max", "tasks_max")  # the parameters that need a 
 
 STREAMS = ("stdout", "stderr")
 PROGRESS = "progress"  # the slot of what a command has reported of itself
+NO_ATTENTION = 5  # see needs_attention()
+FOR_EVER = 100 * 366 * 86400  # seconds; no limit of ours is longer
+NEAR_LIMIT = 0.9  # share of its limit after which a running job is near it
 TAIL_BYTES = 4096  # what `output: tail` shows of each stream
 # Parts of a specification that may be shown; the others are kept and compared as keyed digests.
 SHOWN_SPEC = (
@@ -465,7 +469,7 @@ def finish(
     final.update(state=state, reason=reason, failed=state != SUCCEEDED)
     final["msg"] = message(final)
     if ending is not None and "why" in ending:
-        final["msg"] += ": " + ending["why"]
+        final["msg"] += ": " + printable(ending["why"])
     if ending is not None and ending.get("unseen"):
         final["msg"] += "; " + UNSEEN
     return final
@@ -528,7 +532,7 @@ def message(job: Record) -> str:
     shown = state != SUCCEEDED and not private.get("no_log")
     last = (job.get("stderr") or "") if shown else ""
     last = last.rstrip().rpartition("\n")[2].strip()
-    return "%s; last line of stderr: %s" % (why, last[:300]) if last else why
+    return printable("%s; last line of stderr: %s" % (why, last[:300]) if last else why)
 
 
 def _limit(job: Record) -> str:
@@ -544,6 +548,29 @@ def _limit(job: Record) -> str:
     if private.get("extended") is not None:
         text += ", which it had extended to %.1f s" % private["extended"]
     return text
+
+
+def needs_attention(job: Record) -> int:
+    """Return by what jobs are sorted if those that need attention are to come first: the lower, the sooner.
+
+    First come the jobs that went wrong and those of which nothing can be said, then running jobs that have lost
+    their keeper or are near their limit, then the other live ones, then those that somebody has stopped.
+    """
+    state = job["state"]
+    if state == RUNNING:
+        return 1 if job["reason"] == UNSUPERVISED or is_near_limit(job) else 2
+    if state in (FAILED, TIMED_OUT, LOST, None):
+        return 0
+    return {QUEUED: 3, SUCCEEDED: NO_ATTENTION}.get(state, 4)
+
+
+def is_near_limit(job: Record) -> bool:
+    """Tell whether a running job has used most of the time that it may take."""
+    elapsed, timeout = job["elapsed"], job["timeout"]
+    # A job of the builtin may say anything, also a number that is too large for a float.
+    if not all(isinstance(one, (int, float)) for one in (elapsed, timeout)):
+        return False
+    return 0 < timeout < FOR_EVER and elapsed >= NEAR_LIMIT * timeout
 
 
 def unknown(jid: str) -> Record:
@@ -562,6 +589,7 @@ def unknown(jid: str) -> Record:
 def present(record: Record, show: str = "full") -> Record:
     """Return what a result shows of a record: no private part, as much output as asked for, and its lines."""
     shown = {key: value for key, value in record.items() if key != PRIVATE}
+    make_printable(shown)
     shown.setdefault("changed", False)
     # ansible-core takes an rc that is not 0, also null, for a failure unless it is told.
     shown.setdefault("failed", False)

@@ -9,6 +9,7 @@ import os
 import signal
 import time
 
+from .printable import printable
 from .schema import COOKIE
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ class Process:
 
     def described(self) -> dict[str, object]:
         """Return what a record says of a process."""
-        return {"pid": self.pid, "name": self.name}
+        return {"pid": self.pid, "name": printable(self.name)}
 
 
 def process(pid: int, parent: int = 0) -> Process | None:

@@ -94,8 +94,57 @@ def test_commands_are_shown_as_a_shell_takes_them():
 def test_what_a_job_of_async_says_may_be_anything():
     odd = {"start": ["x"], "end": 7, "elapsed": float("nan"), "timeout": True, "progress": "40"}
     shown = only({"a": answer({"ansible_job_id": "j7.7", "state": "odd", "msg": "why", **odd})})
-    assert (shown["state"], shown["reason"]) == ("unknown", "why")
+    flaws = "unusable: state, elapsed, timeout, progress, start, end"
+    assert (shown["state"], shown["reason"]) == ("unknown", "why; " + flaws)
     assert not {"start_at", "end_at", "elapsed", "progress"} & set(shown)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("rc", value) for value in (float("nan"), 10**400, "3", [3])),
+        *(("elapsed", value) for value in (1e18, float("inf"), 10**400, "0:00:05")),
+        *(("timeout", value) for value in (1e300, -1)),
+        *(("stdout_bytes", value) for value in (float("nan"), 10**30)),
+        ("stderr", {"a": 1}),
+        ("cmd", [["deep"], 1]),
+        ("progress", {"percent": float("nan"), "status": ["x"]}),
+        ("name", {"a": 1}),
+        ("truncated", float("nan")),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_one_bad_job_is_shown_as_such_and_hides_no_other(key, value):
+    bad = dict(job("failed", ago=5, ran=1), **{key: value})
+    good = job("failed", ago=50, ran=1, stderr="why")
+    shown = page({"a": answer(bad, good), "b": {"jobs": 5}, "c": 7, "d": {"jobs": [7, None]}})
+    hosts = {host["name"]: host for host in shown["hosts"]}
+    assert [one.get("stderr") for one in hosts["a"]["jobs"]][1] == "why"
+    assert (key in hosts["a"]["jobs"][0].get("reason", "")) == (key != "progress")
+    assert [hosts[name]["problem"] for name in "bc"] == ["its answer is not one of job_info"] * 2
+    assert [one["state"] for one in hosts["d"]["jobs"]] == ["unknown", "unknown"]
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01 00:00:00.0", "9999-12-31 23:59:59.9", "soon"])
+@pytest.mark.parametrize("key", ["submitted", "start", "end", "deadline"])
+def test_a_moment_that_cannot_be_drawn_is_left_out(key, moment):
+    bad = dict(job("failed", ago=5, ran=1), elapsed=None, **{key: moment})
+    found = only({"a": answer(bad)})
+    names = {"submitted": "submitted_at", "start": "start_at", "end": "end_at"}
+    assert names.get(key, "deadline_at") not in found
+
+
+def test_what_needs_attention_comes_first():
+    found = {
+        "a": answer(
+            job("succeeded", ago=1, ran=1), job("running", ago=5), job("lost", ago=9, ran=1)
+        ),
+        "b": answer(job("succeeded", ago=1, ran=1)),
+        "c": {"msg": "no route"},
+    }
+    hosts = page(found)["hosts"]
+    assert [host["name"] for host in hosts] == ["c", "a", "b"]
+    assert [one["state"] for one in hosts[1]["jobs"]] == ["lost", "running", "succeeded"]
 
 
 def test_progress_is_one_text():

@@ -58,6 +58,33 @@ def test_the_newest_first_whoever_launched_them(launcher):
     assert jids(launcher, limit=2) == order[:2]
 
 
+def test_what_needs_attention_comes_first_and_is_what_a_limit_shows(launcher):
+    jobs = {"good": launcher.shell("exit 0"), "bad": launcher.shell("exit 1")}
+    for job in jobs.values():
+        launcher.finished(job)
+    jobs["running"] = launcher.shell("sleep 61")
+    jobs["near"] = launcher.shell("sleep 61", timeout=0.001, grace=61, stop_signal="CONT")
+    order = [jobs[name].jid for name in ("bad", "near", "running", "good")]
+
+    def shown(limit):
+        found = listing(launcher).newest(limit, _listing.ATTENTION)
+        return [job["ansible_job_id"] for job in found]
+
+    assert shown(0) == order
+    assert shown(2) == order[:2]
+
+
+@pytest.mark.parametrize("elapsed", [float("nan"), "0:00:05", [5], None, 5])
+@pytest.mark.parametrize("timeout", [10**400, -1, "1h", True, {}])
+def test_nonsense_of_the_builtin_spoils_no_order(launcher, elapsed, timeout):
+    told = {"started": 1, "finished": 0, "elapsed": elapsed, "timeout": timeout}
+    write(launcher, "j999999999999.1", told)
+    failed = launcher.shell("exit 1")
+    launcher.finished(failed)
+    found = listing(launcher).newest(0, _listing.ATTENTION)
+    assert [job["ansible_job_id"] for job in found] == [failed.jid, "j999999999999.1"]
+
+
 def test_a_moment_that_no_calendar_knows_does_not_decide_about_the_place(launcher):
     for number, start in enumerate(["", "yesterday", "2026-99-01 00:00:00.0", 7, None, ["x"]]):
         path = write(launcher, "j%d.1" % number, {"finished": 1, "start": start})
