@@ -519,10 +519,8 @@ def adopt(job: Job, borrowed: list[int]) -> None:
     except (MissingRecord, DamagedRecord):
         reports.discard(job)
         return  # nothing tells what to enforce; every look says so, and the runner will ask again
-    if private["boot_id"] != store.boot_id():
-        return  # after a reboot none of its processes is left: who has their pids now is a stranger
-    if private.get("pid_namespace", 0) not in (0, store.pid_namespace()):
-        return  # we would not see its processes, or know them by other pids
+    if not _can_see(private):
+        return
     lock = job.lock("keeper")
     for fd in borrowed:
         os.close(fd)
@@ -539,6 +537,14 @@ def adopt(job: Job, borrowed: list[int]) -> None:
             log_loss(job)
             time.sleep(runner.RECORD_INTERVAL)
     keeper.supervise()
+
+
+def _can_see(private: Record) -> bool:
+    """Tell whether the pids in a record mean to us what they meant to who wrote it."""
+    if private["boot_id"] != store.boot_id():
+        return False  # after a reboot none of its processes is left: who has their pids now is a stranger
+    # In another namespace we would not see its processes, or know them by other pids.
+    return private.get("pid_namespace", 0) in (0, store.pid_namespace())
 
 
 def _successor(job: Job, record: Record, lock: int) -> Keeper:
