@@ -29,6 +29,9 @@ RETRY = (1.0, 20.0)  # seconds between two attempts to reach a host: the first, 
 # Seconds beyond its wait that a run of the module may take. A connection whose other end is gone without a word, say
 # by a power cut, would keep us waiting for hours.
 ANSWER = 60.0
+SHORTEST_ANSWER = (
+    10.0  # seconds that an attempt to reach a lost host may take, also at the end of its time
+)
 RECONNECT = 600.0  # the option's default
 PROGRESS_LINES = 20  # lines at a time about jobs that have reported progress and nothing else
 MODULE_FAILURES = 3  # runs of the module that may fail in a row without an answer of ours
@@ -71,12 +74,15 @@ class ActionModule(ForwardingAction):
         start = time.monotonic()
         gather, longest_gather = GATHER
         news = _News(self.tell)
-        contact = _Contact(self, reconnect, start + timeout if timeout is not None else None)
+        contact = _Contact(self, reconnect, start, timeout)
         while True:
             # Hosts of one play should not all ask at the same moment.
             look = LOOK[news.seen is not None] * random.uniform(0.9, 1.0)
             left = float("inf") if timeout is None else start + timeout - time.monotonic()
-            part = {"wait": max(0.0, min(left, look)), "last": left <= look, "gather": gather}
+            # After a lost connection the first answer shall come at once: only it shows that the host is back.
+            wait = 0.0 if contact.is_lost() else max(0.0, min(left, look))
+            # The module decides by its clock whether it has waited so long; `last` says that the time is over then.
+            part = {"wait": wait, "last": wait >= left, "gather": gather}
             answer = contact.ask(dict(args, _part=dict(part, seen=news.seen)), task_vars)
             if answer is None:
                 continue
@@ -87,6 +93,11 @@ class ActionModule(ForwardingAction):
                 return answer
             gather = min(longest_gather, gather * 2)
 
+    def cleanup(self, force: bool = False) -> None:
+        """Remove what ansible-core has put on the host. A host that is gone by now takes no answer away from us."""
+        with contextlib.suppress(AnsibleConnectionFailure):
+            super().cleanup(force)
+
     def tell(self, line: str) -> None:
         """Show a line to whoever watches the play."""
         self._lines.show("%s: %s" % (self._host, line))
@@ -96,16 +107,24 @@ class _Contact:
     """Reaches the host again after the connection was lost.
 
     :param reconnect: seconds without an answer after which the host is given up.
-    :param until: when nobody waits any more (monotonic clock); None for never.
+    :param start: of the wait (monotonic clock).
+    :param timeout: seconds after which nobody waits any more; None for never.
     """
 
-    def __init__(self, action: ActionModule, reconnect: float, until: float | None) -> None:
+    def __init__(
+        self, action: ActionModule, reconnect: float, start: float, timeout: float | None
+    ) -> None:
         self._action = action
         self._reconnect = reconnect
-        self._until = until
+        self._timeout = timeout
+        self._until = float("inf") if timeout is None else start + timeout
         self._lost: float | None = None  # since when there has been no answer
         self._pause = RETRY[0]
         self._failures = 0
+
+    def is_lost(self) -> bool:
+        """Tell whether the last attempt got no answer."""
+        return self._lost is not None
 
     def ask(
         self, args: dict[str, t.Any], task_vars: dict[str, t.Any] | None
@@ -115,20 +134,25 @@ class _Contact:
         :raises AnsibleConnectionFailure: it is not.
         """
         try:
-            with _alarm(self._action, args["_part"]["wait"] + ANSWER):
+            with _alarm(self._action, self._longest(args["_part"]["wait"])):
                 answer = self._action._execute_module(
                     module_name=self._action.module, module_args=args, task_vars=task_vars
                 )
         except AnsibleConnectionFailure as error:
+            why = str(error).strip()
             if self._is_over():
-                raise
-            self._recover("cannot be reached (%s)" % str(error).strip().splitlines()[-1])
+                raise AnsibleConnectionFailure(why + self._over()) from None
+            self._recover("cannot be reached (%s)" % why.rpartition("\n")[2])
             return None
         if "module_stdout" in answer:  # no result: the module was killed before it could give one
             self._failures += 1
             if self._failures < MODULE_FAILURES and not self._is_over():
                 self._recover("gave no answer (rc %s)" % answer.get("rc"))
                 return None
+            answer["msg"] = "%s%s" % (
+                answer.get("msg") or "the module gave no answer",
+                self._over(),
+            )
         self._lost, self._pause, self._failures = None, RETRY[0], 0
         return answer
 
@@ -136,9 +160,20 @@ class _Contact:
         now = time.monotonic()
         if self._lost is None:
             self._lost = now
-        return now - self._lost >= self._reconnect or (
-            self._until is not None and now > self._until
-        )
+        return now >= min(self._lost + self._reconnect, self._until)
+
+    def _over(self) -> str:
+        """Return what to add to the reason of a failure when the time to wait is over, too."""
+        if self._timeout is None or time.monotonic() < self._until:
+            return ""
+        return "; the timeout of %g s is over, and how the jobs are is not known" % self._timeout
+
+    def _longest(self, wait: float) -> float:
+        """Return after how many seconds a run of the module that waits so long is given up."""
+        if self._lost is None:
+            return wait + ANSWER
+        left = min(self._lost + self._reconnect, self._until) - time.monotonic()
+        return min(ANSWER, max(SHORTEST_ANSWER, left))
 
     def _recover(self, why: str) -> None:
         self._action.tell("%s; the jobs go on without us, and so does the wait" % why)
@@ -146,7 +181,9 @@ class _Contact:
         connection._shell.tmpdir = None  # it may be gone, say with a reboot
         with contextlib.suppress(AnsibleError, OSError):
             connection.reset()  # a control socket may be dead
-        time.sleep(self._pause * random.uniform(0.5, 1.0))
+        # The last attempt is made when the time is over, neither before nor after.
+        left = min((self._lost or 0.0) + self._reconnect, self._until) - time.monotonic()
+        time.sleep(max(0.0, min(self._pause * random.uniform(0.5, 1.0), left)))
         self._pause = min(RETRY[1], self._pause * 2)
 
 

@@ -94,13 +94,26 @@ def given_job(module: AnsibleModule) -> Job:
     return job
 
 
-def why_absent(path: str, jid: str | None, name: str | None) -> str:
-    """Say that a job is not in an async dir: where we looked, as whom, and where it is as far as we can see."""
+def why_absent(
+    path: str, jid: str | None, name: str | None, launched: dict[str, str] | None = None
+) -> str:
+    """Say that a job is not in an async dir: where we looked, as whom, and where it is as far as we can see.
+
+    :param launched: what the result of its launch tells, see ``_references.Reference``.
+    """
     me = store.user_name(os.geteuid())
     which = jid or "named %r" % name
     text = "could not find job %s in %s as user %s" % (which, path, me)
     if not (schema.valid_jid(jid) if jid else schema.valid_name(name or "")):
         return printable(text)
+    launched = launched or {}
+    user, folder = launched.get("user", me), os.path.dirname(launched.get("results_file", ""))
+    if user != me:
+        where = " in %s" % folder if folder else ""
+        return printable("%s; it was launched as %s%s: use the same become" % (text, user, where))
+    if folder not in ("", os.path.normpath(path)):
+        hint = "; it was launched in %s: set async_dir to that, or use the same become" % folder
+        return printable(text + hint)
     for user, folder in way.elsewhere(path, jid or "", name or ""):
         if user == me:
             text += "; there is one in %s: set async_dir to that" % folder

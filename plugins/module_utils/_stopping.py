@@ -84,6 +84,7 @@ class Stopping:
             )
             self._press()
             interval = min(LONGEST_INTERVAL, interval * 1.2)
+        self._waiter.look_at_live()
         for place in self._live():
             self.refusals[place] = self._stops[place].unanswered()
         for place in (*self._stops, *self._foreign):

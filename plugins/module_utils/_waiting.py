@@ -53,7 +53,7 @@ class Waiter:
 
     :param where: the async dir; None if there is none, and so no job.
     :param meant: the jobs.
-    :param absent: says why a job cannot be found, given its jid and its name.
+    :param absent: says why a job cannot be found.
     :param settle: whether a final verdict may be written down.
     """
 
@@ -61,7 +61,7 @@ class Waiter:
         self,
         where: Store | None,
         meant: list[Reference],
-        absent: Callable[[str | None, str | None], str],
+        absent: Callable[[Reference], str],
         *,
         settle: bool,
     ) -> None:
@@ -82,6 +82,12 @@ class Waiter:
         self._bells.hang(list(range(len(self._meant))))
         self._marks = _Marks(self._jobs)
         self.found: list[Record] = [self._look(number) for number in range(len(self._meant))]
+        # Whether an end is a change that belongs to who waits: the play has launched the job, or the end was not known
+        # before the first look.
+        self._is_ours = [
+            not job["finished"] if reference.is_ours is None else reference.is_ours
+            for job, reference in zip(self.found, self._meant)
+        ]
 
     def wait(
         self,
@@ -90,25 +96,33 @@ class Waiter:
         *,
         seen: list[Any] | None,
         gather: float,
-    ) -> None:
-        """Return when a goal is reached, or so many seconds are over.
+    ) -> bool:
+        """Return when a goal is reached, or so many seconds are over; and tell whether they are, by the clock.
 
         :param seen: what the caller knows of each job, see :func:`news`; None for nothing.
         :param gather: return also so many seconds after something else has been seen first. So one answer tells
             many changes.
         """
-        until = time.monotonic() + seconds
+        until = end = time.monotonic() + seconds
         if seen is not None and seen != [news(job) for job in self.found]:
             until = min(until, time.monotonic() + gather)
         while not is_reached(self.found):
             left = until - time.monotonic()
             if left <= 0:
-                return
-            live = [number for number, job in enumerate(self.found) if not job["finished"]]
+                break
+            live = self._live()
             running = [number for number in live if self.found[number]["started"]]
             rung = self._bells.ring(live, min(left, PROGRESS_INTERVAL) if running else left)
             if self._look_again(sorted({*rung, *self._marks.moved(running)})):
                 until = min(until, time.monotonic() + gather)
+        return time.monotonic() >= end
+
+    def look_at_live(self) -> None:
+        """Look again at every job that has not finished. Its bell may be late: it rings when the keeper is gone."""
+        self._look_again(self._live())
+
+    def _live(self) -> list[int]:
+        return [number for number, job in enumerate(self.found) if not job["finished"]]
 
     def close(self) -> None:
         """Let go of all bells."""
@@ -150,7 +164,7 @@ class Waiter:
                 job.close()
         if reference.failure is not None:
             return _not_launched(reference.failure)
-        return dict(_absent(reference), msg=self._why_absent(reference.jid, reference.name))
+        return dict(_absent(reference), msg=self._why_absent(reference))
 
     def news(self, seen: list[Any] | None) -> list[list[Any]]:
         """Return the place and the state of each job that is not as it has been seen."""
@@ -171,11 +185,20 @@ class Waiter:
         ]
 
     def meant(self) -> list[object]:
-        """Return what means the same jobs later, when names may mean others: each by its jid, where there is one."""
+        """Return what means the same jobs later, when names may mean others, and says whether their ends are changes."""
         return [
-            reference.plain() if job is None else job.jid
-            for job, reference in zip(self._jobs, self._meant)
+            reference.plain()
+            if job is None
+            else Reference(jid=job.jid, is_ours=None if found["finished"] and not is_ours else is_ours).plain()
+            for job, reference, found, is_ours in zip(self._jobs, self._meant, self.found, self._is_ours)
         ]
+
+    def has_changed(self) -> bool:
+        """Tell whether a job has changed something, and has ended since it was looked at first, or is the play's own."""
+        return any(
+            job["finished"] and job["changed"] and is_ours
+            for job, is_ours in zip(self.found, self._is_ours)
+        )
 
     def unsupervised(self) -> list[str]:
         """Return the jids of those that have lost their keeper and their runner."""

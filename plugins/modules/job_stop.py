@@ -174,7 +174,7 @@ def run(module: AnsibleModule) -> Record:
     waiter = _waiting.Waiter(
         where,
         meant,
-        lambda jid, name: why_absent(path, jid, name),
+        lambda one: why_absent(path, one.jid, one.name, one.launched),
         settle=not module.check_mode,
     )
     at_end(waiter.close)

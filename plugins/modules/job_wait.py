@@ -16,6 +16,9 @@ description:
   - Waits for jobs that were launched before, all at once, and fails if one of them did not succeed.
   - The jobs are watched on the target, without using its processor, so an end is noticed at once and
     a look covers all jobs.
+  - The task is changed when a job has finished that the play has launched, and when one finishes during the wait. A job
+    that had finished before changes nothing, nor does one that a launch has attached to or kept, as its result tells. A
+    job that is a module counts if the module has changed something.
   - A lost connection, an unreachable host or a reboot in between does not end the wait. It goes on as
     soon as the host answers again. The jobs of a host that was rebooted are V(lost).
   - Prints one line for each change, with the job's name or id, its state, how long it has been
@@ -44,8 +47,9 @@ options:
       - first_failed
   timeout:
     description:
-      - Seconds to wait at the most. Then the task fails and says which jobs are still going. They are
-        left alone.
+      - Seconds to wait at the most. Then the jobs are looked at once more. If the wait has not reached its goal, the task
+        fails and says which jobs are still going. They are left alone.
+      - If the host cannot be reached when the time is over, it is unreachable, and the message says both.
       - Without it, the wait lasts as long as the jobs' own limits allow, which for a job without a limit may
         be for ever. A job launched by C(async) whose processes were killed is V(lost), and so has finished. From within a
         container, or on a file system that other machines share, nobody can see that they are gone.
@@ -174,7 +178,7 @@ def run(module: AnsibleModule) -> Record:
     waiter = _waiting.Waiter(
         where,
         meant,
-        lambda jid, name: why_absent(path, jid, name),
+        lambda one: why_absent(path, one.jid, one.name, one.launched),
         settle=not module.check_mode,
     )
     at_end(waiter.close)
@@ -185,17 +189,22 @@ def run(module: AnsibleModule) -> Record:
 
         adopt(module, where, lost_keeper)
     is_reached = _waiting.goal(params["until"])
-    # How long this run may last, what has been seen before, how long to collect what is new, whether it is the last one.
-    # Without an action plugin it is.
+    # How long this run may last, what has been seen before, how long to collect what is new, and whether the time is over
+    # when it has lasted so long. Without an action plugin it is.
     limit = float("inf") if params["timeout"] is None else params["timeout"]
     part = params["_part"] or {"wait": limit, "seen": None, "gather": limit, "last": True}
+    is_over = False
     if not module.check_mode:
-        waiter.wait(is_reached, part["wait"], seen=part["seen"], gather=part["gather"])
+        waited = waiter.wait(is_reached, part["wait"], seen=part["seen"], gather=part["gather"])
+        is_over = waited and part["last"]  # else it has returned only to tell what is new
+    if is_over and not is_reached(waiter.found):
+        waiter.look_at_live()  # what has ended within the time counts
     done = is_reached(waiter.found)
-    if not (done or part["last"] or module.check_mode):
+    if not (done or is_over or module.check_mode):
         answer = {"done": False, "changed": False, "news": waiter.news(part["seen"])}
         return dict(answer, meant=waiter.meant()) if part["seen"] is None else answer
     result = _summary(waiter.shown(params["output"], OUTPUT_TOTAL))
+    result["changed"] = waiter.has_changed()
     result.update(done=True, news=waiter.news(part["seen"]))
     if module.check_mode:
         result["failed"] = bool(result["failed_jobs"]) and result["counts"][_waiting.MISSING] == 0
@@ -220,7 +229,6 @@ def _summary(jobs: list[Record]) -> Record:
         "counts": _waiting.counts(jobs),
         "failed_jobs": names,
         "unfinished_jobs": [_who(job) for job in jobs if not job["finished"]],
-        "changed": any(job["changed"] for job in finished),
         "failed": bool(failed),
         "msg": text,
     }

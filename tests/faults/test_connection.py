@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from ansible_collections.durable.jobs.tests.unit.support import until
 
 ROOT = Path(_job.__file__).parents[3]
 LOST = "cannot be reached"
+LIMIT = 20  # seconds of a wait, enough for it to begin
 
 
 class Server:
@@ -276,6 +278,40 @@ def test_the_host_stays_away(server, launcher, waits, pipelining):
     assert result["unreachable"] is True
     assert LOST in wait.text, "there was at least one more attempt"
     assert all(job.is_held("keeper") for job in launcher.jobs)
+
+
+@pipelined
+def test_the_limit_passes_while_the_host_is_away(server, launcher, waits, pipelining):
+    """
+    sshd is stopped while `job_wait` waits, and stays so until its `timeout` is over
+    | UNREACHABLE when the time is over and not before; the message says both; the jobs go on
+    """
+    begin = time.monotonic()
+    wait = _begin(server, launcher, waits, pipelining, timeout=LIMIT)
+    server.stop()
+    status, head, result = wait.result()
+    assert time.monotonic() - begin >= LIMIT, wait.text
+    assert (status, head) == (4, "UNREACHABLE!"), wait.text
+    assert f"the timeout of {LIMIT} s is over" in result["msg"], wait.text
+    assert LOST in wait.text, "there was at least one more attempt"
+    assert all(job.is_held("keeper") for job in launcher.jobs)
+
+
+@pipelined
+def test_the_host_is_back_before_the_limit(server, launcher, waits, pipelining):
+    """
+    sshd is stopped while `job_wait` waits, and is back before its `timeout` is over
+    | the wait goes on until the time is over and not longer; the task fails and names the jobs that are still going
+    """
+    begin = time.monotonic()
+    wait = _begin(server, launcher, waits, pipelining, timeout=LIMIT)
+    server.stop()
+    wait.says(LOST)
+    server.start()
+    status, head, result = wait.result()
+    assert time.monotonic() - begin >= LIMIT, wait.text
+    assert (status, head) == (2, "FAILED!"), wait.text
+    assert result["msg"] == f"still going after {LIMIT} s: job a, job b"
 
 
 @pipelined

@@ -85,8 +85,10 @@ def wait(
     while True:
         hangs_up = bell(job)
         try:
+            left = (
+                until - time.monotonic()
+            )  # before the look: the last one is taken when the time is over
             found = look(job, show=show, settle=settle, reveal=reveal)
-            left = until - time.monotonic()
             if found["finished"] or left <= 0:
                 return found
             if hangs_up is None:

@@ -63,6 +63,35 @@ def test_what_is_no_job_is_refused_with_its_place(jobs, message):
         references(jobs)
 
 
+@pytest.mark.parametrize(
+    ("jobs", "expected"),
+    [
+        ("j1.1", None),
+        (LAUNCHED, True),
+        (dict(LAUNCHED, finished=False), True),
+        (dict(LAUNCHED, finished=True), None),  # a look, not a launch
+        (dict(LAUNCHED, changed=False), False),
+        ([LAUNCHED, dict(LAUNCHED, changed=False)], True),
+        ([dict(LAUNCHED, changed=False), LAUNCHED], True),
+        (["j1.1", LAUNCHED], True),
+        ([dict(LAUNCHED, changed=False), "j1.1"], False),
+        (dict(LAUNCHED, changed="yes"), None),
+    ],
+)
+def test_whether_the_play_has_launched_a_job(jobs, expected):
+    (one,) = references(jobs)
+    assert one.is_ours is expected
+    assert references([one.plain()])[0].is_ours is expected, "the same once more"
+
+
+def test_where_and_as_whom_a_job_was_launched_is_passed_on():
+    told = {"user": "root", "results_file": "/x/j1.1"}
+    (one,) = references([dict(LAUNCHED, **told, stdout="x" * 1000)])
+    assert one.launched == told
+    assert one.plain() == dict(told, ansible_job_id="j1.1", changed=True)
+    assert references([dict(LAUNCHED, user=5, results_file=None)])[0].launched == {}
+
+
 def test_of_a_failed_launch_no_more_is_passed_on_than_is_needed():
     launch = dict(REFUSED, stdout="x" * 100000, invocation={"module_args": {"env": "secret"}})
     assert references(launch)[0].plain() == REFUSED

@@ -20,7 +20,7 @@ LONG = 60  # seconds; a wait that lasts so long has missed what it waited for
 def waiter(launcher, *jobs):
     meant = references([getattr(job, "jid", job) for job in jobs])
     return _waiting.Waiter(
-        launcher.store, meant, lambda jid, name: f"no {jid or name}", settle=True
+        launcher.store, meant, lambda one: f"no {one.jid or one.name}", settle=True
     )
 
 
@@ -49,7 +49,10 @@ def test_a_job_that_is_given_by_jid_and_by_name_counts_once(launcher):
     other = launcher.shell("exit 0")
     waiting = waiter(launcher, "work", other, named, "never", "work", "j1.1")
     assert [job["ansible_job_id"] for job in waiting.found] == [named.jid, other.jid, None, "j1.1"]
-    assert waiting.meant() == [named.jid, other.jid, {"name": "never"}, "j1.1"]
+    assert [one.jid or one.name for one in references(waiting.meant())] == [
+        *(named.jid, other.jid),
+        *("never", "j1.1"),
+    ]
 
 
 def test_any_finished(launcher):
@@ -94,6 +97,54 @@ def test_changes_are_collected_for_a_while(launcher):
     news = waiting.news(seen)
     assert sorted(place for place, _news, _job in news) == [0, 1, 2]
     assert waiting.news(None)[3][2]["state"] == "running"
+
+
+def test_whether_the_time_is_over_is_told_by_the_clock(launcher):
+    jobs = [launcher.gated("exit 0"), launcher.shell("sleep 100")]
+    waiting = waiter(launcher, *jobs)
+    goal = _waiting.goal("all_finished")
+    seen = [_waiting.news(job) for job in waiting.found]
+    threading.Timer(0.2, launcher.release).start()
+    assert waiting.wait(goal, LONG, seen=seen, gather=0) is False, "it only has news"
+    assert waiting.wait(goal, LONG, seen=seen, gather=0) is False, "that it has had before"
+    seen = [_waiting.news(job) for job in waiting.found]
+    assert waiting.wait(goal, 0.2, seen=seen, gather=0) is True
+    assert waiting.wait(goal, 0, seen=None, gather=0) is True
+    assert waiting.wait(_waiting.goal("any_finished"), LONG, seen=None, gather=0) is False
+
+
+def test_an_end_whose_bell_has_not_rung_is_seen_by_the_last_look(launcher):
+    job = launcher.gated("exit 0")
+    waiting = waiter(launcher, job)
+    launcher.release()
+    launcher.finished(job)
+    assert states(waiting) == ["running"]
+    waiting.look_at_live()
+    assert states(waiting) == ["succeeded"]
+
+
+def test_an_end_is_a_change_if_the_play_has_launched_the_job_or_it_was_not_known(launcher):
+    jobs = [launcher.gated("exit 0"), launcher.shell("exit 0")]
+    launcher.finished(jobs[1])
+
+    def changed(job, *, before=False, **result):
+        meant = dict(result, ansible_job_id=job.jid) if result else job
+        waiting = waiter(launcher, meant)
+        if before:  # what the action plugin has been told is what it asks for the next time
+            launcher.release()
+            launcher.finished(job)
+            waiting = waiter(launcher, *waiting.meant())
+        return waiting.has_changed()
+
+    assert not changed(jobs[0], changed=True), "it has not finished"
+    assert [changed(jobs[1]), changed(jobs[1], changed=True), changed(jobs[1], changed=False)] == [
+        *(False, True, False)
+    ]
+    assert not changed(jobs[1], changed=True, finished=True)
+    attached = waiter(launcher, {"ansible_job_id": jobs[0].jid, "changed": False})
+    assert changed(jobs[0], before=True)
+    wait(attached, "all_finished")
+    assert not attached.has_changed()
 
 
 def test_what_happened_before_the_look_is_news_too(launcher):
