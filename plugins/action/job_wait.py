@@ -34,6 +34,11 @@ SHORTEST_ANSWER = (
 )
 RECONNECT = 600.0  # the option's default
 PROGRESS_LINES = 20  # lines at a time about jobs that have reported progress and nothing else
+LONGEST = 1e12  # seconds that a line can show
+# What a line reads of a job.
+NOTHING = dict.fromkeys(
+    ("name", "ansible_job_id", "state", "reason", "elapsed", "timeout", "progress", "finished")
+)
 MODULE_FAILURES = 3  # runs of the module that may fail in a row without an answer of ours
 
 
@@ -217,8 +222,9 @@ class _News:
         self.seen: list[t.Any] | None = None
         self._jobs: list[dict[str, t.Any]] = []
 
-    def take(self, news: list[list[t.Any]]) -> None:
+    def take(self, news: object) -> None:
         """Take note of the module's news, and tell about them."""
+        news = [(place, state, {**NOTHING, **job}) for place, state, job in _whole(news)]
         if self.seen is None:
             self.seen = [state for _place, state, _job in news]
             self._jobs = [job for _place, _state, job in news]
@@ -229,6 +235,8 @@ class _News:
             return
         reports = []
         for place, state, job in news:
+            if not 0 <= place < len(self.seen):
+                continue
             is_report = self.seen[place][:-1] == state[:-1]
             self.seen[place], self._jobs[place] = state, job
             if is_report:
@@ -249,9 +257,25 @@ class _News:
         return "%d of %d finished" % (done, len(self._jobs))
 
     def _summary(self) -> str:
-        states = [job["state"] or "missing" for job in self._jobs]
+        states = [str(job["state"] or "missing") for job in self._jobs]
         each = ", ".join("%d %s" % (states.count(state), state) for state in dict.fromkeys(states))
         return "%d jobs%s" % (len(states), ": " + each if each else ", nothing to wait for")
+
+
+def _whole(news: object) -> list[tuple[int, list[t.Any], dict[str, t.Any]]]:
+    """Return of an answer's news what is news: a place, a state, and a job."""
+    return [
+        (one[0], one[1], one[2])
+        for one in (news if isinstance(news, list) else [])
+        if isinstance(one, (list, tuple)) and [type(part) for part in one] == [int, list, dict]
+    ]
+
+
+def _seconds(value: object) -> float | None:
+    """Return a number of seconds that can be shown; None for whatever else a job dictionary may hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if 0 <= value <= LONGEST else None
 
 
 def _line(job: dict[str, t.Any]) -> str:
@@ -259,8 +283,9 @@ def _line(job: dict[str, t.Any]) -> str:
     text = "%s: %s" % (who, job["state"] or "missing")
     if job["reason"]:
         text += " (%s)" % job["reason"]
-    if job["elapsed"] is not None:
-        text += ", %.1f%s s" % (job["elapsed"], "/%g" % job["timeout"] if job["timeout"] else "")
+    elapsed, timeout = _seconds(job["elapsed"]), _seconds(job["timeout"])
+    if elapsed is not None:
+        text += ", %.1f%s s" % (elapsed, "/%g" % timeout if timeout else "")
     progress = schema.progress_text(job["progress"])
     if progress and job["state"] != schema.SUCCEEDED:
         text += ", " + progress

@@ -189,8 +189,12 @@ class Waiter:
         return [
             reference.plain()
             if job is None
-            else Reference(jid=job.jid, is_ours=None if found["finished"] and not is_ours else is_ours).plain()
-            for job, reference, found, is_ours in zip(self._jobs, self._meant, self.found, self._is_ours)
+            else Reference(
+                jid=job.jid, is_ours=None if found["finished"] and not is_ours else is_ours
+            ).plain()
+            for job, reference, found, is_ours in zip(
+                self._jobs, self._meant, self.found, self._is_ours
+            )
         ]
 
     def has_changed(self) -> bool:

@@ -19,8 +19,9 @@ description:
   - The state is derived from evidence, never believed. A job whose processes are gone is not
     reported as running.
   - Fails if the job has finished and did not succeed.
-  - The result is changed when the job has finished, whoever launched it. After an attached launch, a task that wants to say
-    what this play has changed needs C(changed_when).
+  - The result is changed when the job has finished, whoever launched it, as with M(ansible.builtin.async_status). After an
+    attached launch, a task that wants to say what this play has changed needs C(changed_when). M(durable.jobs.job_wait) and
+    the roles say it by themselves.
 options:
   jid:
     description:

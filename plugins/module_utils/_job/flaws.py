@@ -208,6 +208,31 @@ _SLOT_RULES: dict[str, Rules] = {
 }
 
 
+# The same in the result of any module, which may say anything: only what people can use, and what JSON's readers can hold.
+_FOREIGN_RULES: Rules = {
+    **_RECORD_RULES,
+    "rc": lambda value: is_exit_code(value),
+    "stdout_bytes": _amount,
+    "stderr_bytes": _amount,
+    "output_error": _or_null(_text),
+    "survivors": _survivors,
+}
+
+
+def is_exit_code(value: object) -> bool:
+    """Tell whether a value can be what a command's ``rc`` is."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**32
+
+
+def usable(result: Record) -> Record:
+    """Return what a job dictionary may take from the result of any module: keys of ours that are wrong are left out."""
+    return {
+        key: value
+        for key, value in result.items()
+        if key not in _FOREIGN_RULES or _FOREIGN_RULES[key](value)
+    }
+
+
 def slot_flaw(slot: str, content: object) -> str | None:
     """Tell what is wrong with the content of a slot; None if nothing is."""
     return _flaw(content, _SLOT_RULES[slot])

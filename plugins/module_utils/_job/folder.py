@@ -585,11 +585,21 @@ def _without_output(jid: str, fd: int, size: int) -> Record | None:
 
 
 def loads(data: bytes) -> Any:
-    """Read JSON, whatever it is. :raises ValueError: it is none, or nothing that can be read."""
+    """Read JSON, whatever it is. :raises ValueError: it is none, or nothing that can be read.
+
+    What is no number, or more than a float can hold, is null: Python writes NaN and Infinity, which nobody else reads.
+    """
     try:
-        return json.loads(data, parse_int=_bounded)
+        return json.loads(
+            data, parse_int=_bounded, parse_float=_finite, parse_constant=lambda _name: None
+        )
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if abs(number) != float("inf") else None
 
 
 def _bounded(digits: str) -> int:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import time
 
-from . import cgroup, output, schema, store, tree, unit
+from . import cgroup, flaws, output, schema, store, tree, unit
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord
 
@@ -340,7 +341,8 @@ def _from_builtin(job: Job, record: Record) -> Record:
     unfinished = async_jobs.is_unfinished(job.jid, record)
     finished = not unfinished or reason is not None
     found = schema.unknown(job.jid)
-    found.update((key, value) for key, value in record.items() if not key.startswith("_ansible_"))
+    said = flaws.usable(record)
+    found.update((key, value) for key, value in said.items() if not key.startswith("_ansible_"))
     failed = finished and bool(record.get("failed"))
     state = schema.SUCCEEDED if finished else schema.RUNNING
     if failed:
@@ -371,4 +373,8 @@ def _from_builtin(job: Job, record: Record) -> Record:
     if unfinished and reason is not None:
         found.update(state=schema.LOST, reason=reason, failed=True, changed=True, rc=None)
         found["msg"] = schema.message(found)
+    elif failed and not found.get("msg"):
+        found["msg"] = schema.message(found)
+    elif found.get("msg") and not isinstance(found["msg"], str):
+        found["msg"] = json.dumps(found["msg"])
     return found

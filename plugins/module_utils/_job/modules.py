@@ -141,7 +141,7 @@ def _adopt(told: Record, own: Record, exited: Record | None) -> None:
             told[key] = value
     told["changed"] = bool(own.get("changed"))
     rc = own.get("rc")
-    usable = isinstance(rc, int) and not isinstance(rc, bool)
+    usable = flaws.is_exit_code(rc)
     # As ansible-core's task executor: an rc decides where the module does not say.
     if own.get("failed", rc not in (None, 0, "0")):
         told.update(_failed(exited))

@@ -349,6 +349,38 @@ def test_a_job_of_the_builtin_without_a_process_is_lost(launcher, years, reason)
         assert json.load(source) == FIRST, "a look changes no record of others"
 
 
+WRONG = {
+    **{"elapsed": "0:00:05", "timeout": "soon", "rc": float("nan"), "name": 5, "reason": [1]},
+    **{"start": 5, "end": {}, "delta": 1.5, "deadline": [], "cmd": {"a": 1}, "changed": "yes"},
+    **{"stdout": 5, "stderr": None, "stdout_bytes": -1, "truncated": "no", "survivors": "all"},
+    **{"output_error": 7, "progress": "half", "signal": 9, "containment": 1, "user": []},
+}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"failed": True},
+        {"failed": True, "msg": {"a": 1}, "rc": 10**100},
+        {"elapsed": float("inf"), "timeout": 10**400, "rc": True},
+        {"elapsed": -1, "start": 10**400, "stdout": ["x"], "stdout_lines": 5},
+    ],
+)
+def test_what_a_record_of_the_builtin_says_wrongly_is_not_believed(tmp_path, more):
+    job = store.Store.open(str(tmp_path), create=True).job("j1.2")
+    with open(job.results_file, "w", encoding="utf-8") as target:
+        json.dump({"started": 1, "finished": 1, "theirs": 1e999, **WRONG, **more}, target)
+    found = looking.look(job)
+    nothing = "elapsed timeout rc name reason start end delta deadline cmd signal progress theirs"
+    assert {key: found[key] for key in nothing.split()} == dict.fromkeys(nothing.split())
+    assert (found["stdout"], found["stderr"], found["stdout_lines"]) == ("", "", [])
+    assert found["changed"] is False and found["truncated"] is False
+    assert "survivors" not in found and found["output_error"] is None
+    assert not found["failed"] or (isinstance(found["msg"], str) and found["msg"])
+    json.dumps(found, allow_nan=False)
+
+
 def test_a_first_record_of_the_builtin_is_believed_for_a_while(launcher):
     job = first_record(launcher.store, -1000)  # the clock was set back
     assert looking.look(job)["state"] == "lost"

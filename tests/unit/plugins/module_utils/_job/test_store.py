@@ -306,6 +306,18 @@ def test_a_hint_sends_nobody_to_himself(homes, by):
     assert list(way.whose("/elsewhere")) == [f"user deploy in {homes['deploy']}"]
 
 
+def test_a_hint_says_as_whom_and_where_a_job_was_launched(homes):
+    asked = ("j9.9", None)
+    told = {"user": "robot", "results_file": "/robot/j9.9"}
+    text = _argspec.why_absent("/elsewhere", *asked, told)
+    assert text.endswith("; it was launched as robot in /robot: use the same become")
+    text = _argspec.why_absent("/elsewhere", *asked, {"user": "robot"})
+    assert text.endswith("; it was launched as robot: use the same become")
+    text = _argspec.why_absent("/elsewhere", *asked, {"results_file": "/robot/j9.9"})
+    assert "; it was launched in /robot: set async_dir to that" in text
+    assert ";" not in _argspec.why_absent("/robot/", *asked, {"results_file": "/robot/j9.9"})
+
+
 @pytest.mark.parametrize(
     "asked", [("j9.9", None), (None, "forgotten deploy"), ("j../x", None), (None, "../x")]
 )
