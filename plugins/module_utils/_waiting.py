@@ -185,20 +185,20 @@ class Waiter:
         ]
 
     def meant(self) -> list[object]:
-        """Return what means the same jobs later, when names may mean others, and says whether their ends are changes."""
+        """Return what means the same jobs later, when names may mean others, and whether their ends are changes."""
         return [
-            reference.plain()
-            if job is None
-            else Reference(
-                jid=job.jid, is_ours=None if found["finished"] and not is_ours else is_ours
-            ).plain()
-            for job, reference, found, is_ours in zip(
-                self._jobs, self._meant, self.found, self._is_ours
-            )
+            reference.plain() if job is None else self._known(number, job).plain()
+            for number, (job, reference) in enumerate(zip(self._jobs, self._meant))
         ]
 
+    def _known(self, number: int, job: Job) -> Reference:
+        is_ours = self._is_ours[number]
+        # Nothing needs to be said of one whose end is known already.
+        is_told = is_ours or not self.found[number]["finished"]
+        return Reference(jid=job.jid, is_ours=is_ours if is_told else None)
+
     def has_changed(self) -> bool:
-        """Tell whether a job has changed something, and has ended since it was looked at first, or is the play's own."""
+        """Tell whether a job has changed something that is the play's own, or whose end was not known before."""
         return any(
             job["finished"] and job["changed"] and is_ours
             for job, is_ours in zip(self.found, self._is_ours)

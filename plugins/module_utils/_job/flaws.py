@@ -28,6 +28,11 @@ def _integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_exit_code(value: object) -> bool:
+    """Tell whether a value can be what a command's ``rc`` is."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**32
+
+
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _LATEST
 
@@ -208,20 +213,15 @@ _SLOT_RULES: dict[str, Rules] = {
 }
 
 
-# The same in the result of any module, which may say anything: only what people can use, and what JSON's readers can hold.
+# The same in the result of any module, which may say anything: only what every reader can use.
 _FOREIGN_RULES: Rules = {
     **_RECORD_RULES,
-    "rc": lambda value: is_exit_code(value),
+    "rc": is_exit_code,
     "stdout_bytes": _amount,
     "stderr_bytes": _amount,
     "output_error": _or_null(_text),
     "survivors": _survivors,
 }
-
-
-def is_exit_code(value: object) -> bool:
-    """Tell whether a value can be what a command's ``rc`` is."""
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**32
 
 
 def usable(result: Record) -> Record:

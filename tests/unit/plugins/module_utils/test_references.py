@@ -79,14 +79,14 @@ def test_what_is_no_job_is_refused_with_its_place(jobs, message):
     ],
 )
 def test_whether_the_play_has_launched_a_job(jobs, expected):
-    (one,) = references(jobs)
+    one = references(jobs)[0]
     assert one.is_ours is expected
     assert references([one.plain()])[0].is_ours is expected, "the same once more"
 
 
 def test_where_and_as_whom_a_job_was_launched_is_passed_on():
     told = {"user": "root", "results_file": "/x/j1.1"}
-    (one,) = references([dict(LAUNCHED, **told, stdout="x" * 1000)])
+    one = references([dict(LAUNCHED, **told, stdout="x" * 1000)])[0]
     assert one.launched == told
     assert one.plain() == dict(told, ansible_job_id="j1.1", changed=True)
     assert references([dict(LAUNCHED, user=5, results_file=None)])[0].launched == {}

@@ -349,12 +349,12 @@ def test_a_job_of_the_builtin_without_a_process_is_lost(launcher, years, reason)
         assert json.load(source) == FIRST, "a look changes no record of others"
 
 
-WRONG = {
-    **{"elapsed": "0:00:05", "timeout": "soon", "rc": float("nan"), "name": 5, "reason": [1]},
-    **{"start": 5, "end": {}, "delta": 1.5, "deadline": [], "cmd": {"a": 1}, "changed": "yes"},
-    **{"stdout": 5, "stderr": None, "stdout_bytes": -1, "truncated": "no", "survivors": "all"},
-    **{"output_error": 7, "progress": "half", "signal": 9, "containment": 1, "user": []},
-}
+WRONG = """{
+    "elapsed": "0:00:05", "timeout": "soon", "rc": NaN, "name": 5, "reason": [1],
+    "start": 5, "end": {}, "delta": 1.5, "deadline": [], "cmd": {"a": 1}, "changed": "yes",
+    "stdout": 5, "stderr": null, "stdout_bytes": -1, "truncated": "no", "survivors": "all",
+    "output_error": 7, "progress": "half", "signal": 9, "containment": 1, "user": []
+}"""
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,9 @@ WRONG = {
 def test_what_a_record_of_the_builtin_says_wrongly_is_not_believed(tmp_path, more):
     job = store.Store.open(str(tmp_path), create=True).job("j1.2")
     with open(job.results_file, "w", encoding="utf-8") as target:
-        json.dump({"started": 1, "finished": 1, "theirs": 1e999, **WRONG, **more}, target)
+        json.dump(
+            {"started": 1, "finished": 1, "theirs": 1e999, **json.loads(WRONG), **more}, target
+        )
     found = looking.look(job)
     nothing = "elapsed timeout rc name reason start end delta deadline cmd signal progress theirs"
     assert {key: found[key] for key in nothing.split()} == dict.fromkeys(nothing.split())

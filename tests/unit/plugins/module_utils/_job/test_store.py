@@ -306,7 +306,8 @@ def test_a_hint_sends_nobody_to_himself(homes, by):
     assert list(way.whose("/elsewhere")) == [f"user deploy in {homes['deploy']}"]
 
 
-def test_a_hint_says_as_whom_and_where_a_job_was_launched(homes):
+@pytest.mark.usefixtures("homes")
+def test_a_hint_says_as_whom_and_where_a_job_was_launched():
     asked = ("j9.9", None)
     told = {"user": "robot", "results_file": "/robot/j9.9"}
     text = _argspec.why_absent("/elsewhere", *asked, told)
