@@ -19,6 +19,10 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name."""
 
     module = "durable.jobs.job_start"
+    instead = (
+        "it launches into the background by itself. Drop both, write timeout: %(limit)d, "
+        "and wait with durable.jobs.job_wait, or look with durable.jobs.job_status"
+    )
     # Since ansible-core 2.19. Those before know the modules that take free form by name, and refuse all others.
     supports_raw_params = True
 

@@ -46,7 +46,10 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name again and again until it says that it is done."""
 
     module = "durable.jobs.job_wait"
-    _supports_async = False
+    instead = (
+        "the jobs run in the background, and the wait goes on when a connection is lost. "
+        "Drop both, and write timeout: %(limit)d if the wait is to end"
+    )
     _host = ""  # as people know it
     _lines: Lines
 

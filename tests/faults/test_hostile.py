@@ -497,7 +497,12 @@ def test_the_list_of_paths_is_complete(tmp_path):
     planted |= {f".durable/jobs/JID/{name}" for name in (*OF_A_JOB, *FRESH)}
     planted |= {*HOUSEKEEPING, *(path.replace("/jobs/", "/gone/") for path in planted)}
     engine = re.compile(r"\.durable/engine/DIGEST(\.new)?/")
-    others = {path for path in touched(trace, async_dir) if not engine.match(path)}
+    # What is named "(deleted)" is read of somebody's open files, and not touched.
+    others = {
+        path
+        for path in touched(trace, async_dir)
+        if not engine.match(path) and not path.endswith(" (deleted)")
+    }
     assert others - planted == set()
     assert {".durable/names/work.new", ".durable/jobs/JID/next", "JID"} <= others, "it sees"
 

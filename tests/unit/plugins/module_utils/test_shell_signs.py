@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ansible_collections.durable.jobs.plugins.module_utils import _shell_signs
@@ -68,6 +68,7 @@ def test_what_any_program_may_be_given(cmd):
 
 @given(st.lists(st.text()))
 def test_quoted_words_need_no_shell(words):
+    assume("=" not in "".join(words[:1]))  # A=b in front is the shell's, quoted or not
     assert _shell_signs.meant_for_shell(" ".join(map(shlex.quote, words))) == []
 
 
