@@ -95,7 +95,7 @@ def test_whatever_is_given_is_a_number_in_range_or_refused_by_name(value):
             assert error.msg.startswith(f"{name} must ") and " such as " in error.msg
         else:
             if value is not None:
-                least, most, _ = quantities.WHOLE.get(name, (0, TEN_YEARS, ""))
+                least, most, _example = quantities.WHOLE.get(name, (0, TEN_YEARS, ""))
                 assert least <= found <= most
 
 
