@@ -11,8 +11,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils import _argspec
-from ansible_collections.durable.jobs.plugins.module_utils._job import store, way
+from ansible_collections.durable.jobs.plugins.module_utils._job import call, store, way
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
     SLOT_BYTES,
@@ -205,15 +204,6 @@ def test_remove_leaves_nothing(job, place):
     assert os.listdir(place.private_path("jobs")) == []
 
 
-def test_the_engine_is_installed_once_and_whole(place):
-    path = place.install_engine("digest", {"a.py": b"1", "b.py": b"2"})
-    assert place.install_engine("digest", {"a.py": b"3"}) == path
-    assert sorted(os.listdir(path)) == ["__pycache__", "a.py", "b.py"]
-    with open(os.path.join(path, "a.py"), "rb") as part:
-        assert part.read() == b"1"
-    assert os.listdir(place.private_path("engine")) == ["digest"]
-
-
 def fill_up(path):
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     with pytest.raises(OSError, match="No space left"):
@@ -291,7 +281,7 @@ def homes(tmp_path, monkeypatch):
 def test_a_hint_names_the_user_and_the_folder_that_has_a_job(homes, inside, by):
     path = os.path.expanduser(inside)
     asked = {"jid": ("j1.2", None), "name": (None, "of deploy")}[by]
-    text = _argspec.why_absent(path, *asked)
+    text = call.why_absent(path, *asked)
     assert text.startswith(f"could not find job {asked[0] or 'named ' + repr(asked[1])} in {path}")
     assert f"; it belongs to user deploy in {homes['deploy']}: look as that user" in text
     assert "become_user: deploy" in text and text.count("belongs to") == 1
@@ -300,7 +290,7 @@ def test_a_hint_names_the_user_and_the_folder_that_has_a_job(homes, inside, by):
 @pytest.mark.parametrize("by", ["jid", "name"])
 def test_a_hint_sends_nobody_to_himself(homes, by):
     asked = {"jid": ("j1.1", None), "name": (None, f"of {ME}")}[by]
-    text = _argspec.why_absent("/elsewhere", *asked)
+    text = call.why_absent("/elsewhere", *asked)
     assert text.endswith(f"; there is one in {homes[ME]}: set async_dir to that")
     assert "become_user" not in text
     assert list(way.whose("/elsewhere")) == [f"user deploy in {homes['deploy']}"]
@@ -310,13 +300,13 @@ def test_a_hint_sends_nobody_to_himself(homes, by):
 def test_a_hint_says_as_whom_and_where_a_job_was_launched():
     asked = ("j9.9", None)
     told = {"user": "robot", "results_file": "/robot/j9.9"}
-    text = _argspec.why_absent("/elsewhere", *asked, told)
+    text = call.why_absent("/elsewhere", *asked, told)
     assert text.endswith("; it was launched as robot in /robot: use the same become")
-    text = _argspec.why_absent("/elsewhere", *asked, {"user": "robot"})
+    text = call.why_absent("/elsewhere", *asked, {"user": "robot"})
     assert text.endswith("; it was launched as robot: use the same become")
-    text = _argspec.why_absent("/elsewhere", *asked, {"results_file": "/robot/j9.9"})
+    text = call.why_absent("/elsewhere", *asked, {"results_file": "/robot/j9.9"})
     assert "; it was launched in /robot: set async_dir to that" in text
-    assert ";" not in _argspec.why_absent("/robot/", *asked, {"results_file": "/robot/j9.9"})
+    assert ";" not in call.why_absent("/robot/", *asked, {"results_file": "/robot/j9.9"})
 
 
 @pytest.mark.parametrize(
@@ -324,7 +314,7 @@ def test_a_hint_says_as_whom_and_where_a_job_was_launched():
 )
 @pytest.mark.usefixtures("homes")
 def test_there_is_no_hint_where_nobody_has_the_job(asked):
-    assert ";" not in _argspec.why_absent("/elsewhere", *asked)
+    assert ";" not in call.why_absent("/elsewhere", *asked)
 
 
 def test_a_hint_follows_no_link_and_waits_for_no_fifo(homes):
@@ -334,10 +324,10 @@ def test_a_hint_follows_no_link_and_waits_for_no_fifo(homes):
     (names / "folder.jid").mkdir()
     (names / "path.jid").write_text("../../../etc/passwd\n")
     for name in ("fifo", "link", "folder", "path"):
-        assert ";" not in _argspec.why_absent("/elsewhere", None, name)
+        assert ";" not in call.why_absent("/elsewhere", None, name)
 
 
 def test_the_configured_async_dir_is_ours(homes, monkeypatch):
     monkeypatch.setenv("ANSIBLE_ASYNC_DIR", "$HOME/../deploy/.ansible_async")
-    text = _argspec.why_absent("/elsewhere", "j1.2", None)
+    text = call.why_absent("/elsewhere", "j1.2", None)
     assert f"there is one in {homes['deploy']}: set async_dir" in text
