@@ -16,6 +16,10 @@ class ActionModule(ForwardingAction):
     """Prepares the modules among the jobs and runs the module of the same name."""
 
     module = "durable.jobs.job_batch"
+    instead = (
+        "it launches into the background by itself. Drop both, write timeout: %(limit)d, "
+        "and wait with durable.jobs.job_wait, or look with durable.jobs.job_status"
+    )
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Launch the jobs."""

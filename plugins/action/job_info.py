@@ -12,3 +12,4 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name."""
 
     module = "durable.jobs.job_info"
+    instead = "a look is short. Drop both, and wait with durable.jobs.job_wait"

@@ -16,7 +16,10 @@ class ActionModule(ForwardingAction):
     """Prepares the module and runs the module of the same name, which launches it."""
 
     module = "durable.jobs.job_module"
-    _supports_async = False
+    instead = (
+        "it launches into the background by itself. Drop both, write timeout: %(limit)d, "
+        "and wait with durable.jobs.job_wait, or look with durable.jobs.job_status"
+    )
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Launch the module and return the job."""

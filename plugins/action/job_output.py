@@ -19,12 +19,13 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name; with ``follow`` again and again, until all is shown."""
 
     module = "durable.jobs.job_output"
+    instead = "a look is short. Drop both, and write follow: true to read until the job has ended"
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Read, and return the module's answer; when following, the last of it with as much as one answer may hold."""
         answer = super().run(tmp, task_vars)
         follows = boolean(self._task.args.get("follow") or False, strict=False)
-        if not follows or self._task.check_mode or self._task.async_val or "eof" not in answer:
+        if not follows or self._task.check_mode or "eof" not in answer:
             return answer
         host = (task_vars or {}).get("inventory_hostname", self._play_context.remote_addr)
         lines = _Lines(lambda line: self._tell("%s | %s" % (host, line)))

@@ -12,3 +12,4 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name."""
 
     module = "durable.jobs.job_prune"
+    instead = "it returns when it has removed the records. Drop both"

@@ -12,3 +12,7 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name."""
 
     module = "durable.jobs.job_start"
+    instead = (
+        "it launches into the background by itself. Drop both, write timeout: %(limit)d, "
+        "and wait with durable.jobs.job_wait, or look with durable.jobs.job_status"
+    )

@@ -12,3 +12,7 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name."""
 
     module = "durable.jobs.job_status"
+    instead = (
+        "the job runs in the background, and a look is short. "
+        "Drop both, and use wait or until, or durable.jobs.job_wait, to wait for the end"
+    )

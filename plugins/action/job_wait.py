@@ -37,7 +37,10 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name again and again until it says that it is done."""
 
     module = "durable.jobs.job_wait"
-    _supports_async = False
+    instead = (
+        "the jobs run in the background, and the wait goes on when a connection is lost. "
+        "Drop both, and write timeout: %(limit)d if the wait is to end"
+    )
     _host = ""  # as people know it
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 CORE_DEFAULT = "~/.ansible_async"  # ansible-core's own default of the shell option async_dir
@@ -20,7 +21,9 @@ class ForwardingAction(ActionBase):
     """
 
     module: str
-    _supports_async = True
+    instead: str  # what to write in place of the keyword async; %(limit)d is its number of seconds
+    # Let ansible-core refuse too, should a subclass forget to call begin().
+    _supports_async = False
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result = self.begin(tmp, task_vars)
@@ -29,13 +32,20 @@ class ForwardingAction(ActionBase):
                 module_name=self.module,
                 module_args=self.forwarded(),
                 task_vars=task_vars,
-                wrap_async=bool(self._task.async_val),
             )
         )
         return result
 
     def begin(self, tmp: t.Any, task_vars: dict[str, t.Any] | None) -> dict[str, t.Any]:
-        """Return what the result of every action begins with."""
+        """Return what the result of every action begins with.
+
+        :raises AnsibleActionFail: the task has the keyword ``async``. ansible-core would launch the module in the
+            background, and take the answer of the module, which speaks of another job, for that of its own job.
+        """
+        if self._task.async_val:
+            text = "%s does not take async and poll (-B and -P on the command line), and has done nothing: %s"
+            instead = self.instead % {"limit": self._task.async_val}
+            raise AnsibleActionFail(text % (self.module, instead))
         return super().run(tmp, task_vars)
 
     def forwarded(self) -> dict[str, t.Any]:
