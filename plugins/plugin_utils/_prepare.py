@@ -43,6 +43,18 @@ PREPARING = frozenset(
 )
 # Modules by which such an action looks at the target, and changes nothing.
 LOOKING = frozenset(("setup", "slurp", "stat"))
+# Names in tasks that ansible-core itself carries out. Their module files hold documentation only.
+STATEMENTS = frozenset(
+    (
+        "import_playbook",
+        "import_role",
+        "import_tasks",
+        "include",
+        "include_role",
+        "include_tasks",
+        "meta",
+    )
+)
 CORE = ("ansible.builtin.", "ansible.legacy.")
 # Helpers of an action that run commands on the target to prepare it. What an action runs itself is its work.
 HELPERS = (
@@ -146,6 +158,9 @@ class Preparation:
         if (full or name).startswith("durable.jobs."):
             raise JobError("module %s cannot be a job: it is one of those that handle jobs" % name)
         short = _short(plugin or full or name)
+        if short in STATEMENTS:
+            why = "ansible carries it out on the controller, and no program of it runs on the target"
+            raise JobError("module %s cannot be a job: %s" % (name, why))
         if short is not None and plugin is not None and short not in PREPARING:
             why = "its action plugin works on the controller, or goes on after the module, and a job is on the target"
             raise JobError("module %s cannot be a job: %s" % (name, why))
@@ -282,6 +297,9 @@ class Preparation:
             module_name=name, module_args=args, task_vars=self._task_vars
         )
         style, shebang, data, path = _unpacked(built)
+        if not shebang and style != "binary":
+            why = "its file has no interpreter line, as one that only holds documentation"
+            raise JobError("module %s cannot be a job: %s" % (name, why))
         words = None
         if style == "old":
             words = "".join("%s=%s " % (key, shlex.quote(str(args[key]))) for key in args)
