@@ -19,7 +19,9 @@ class ActionModule(ForwardingAction):
     """Runs the module of the same name."""
 
     module = "durable.jobs.job_stop"
-    instead = "it returns when the jobs have ended. Drop both, and set with grace how long that may take"
+    instead = (
+        "it returns when the jobs have ended. Drop both, and set with grace how long that may take"
+    )
 
     def forwarded(self) -> dict[str, t.Any]:
         """Return the task's arguments, without the output that registered results hold."""

@@ -22,6 +22,8 @@ description:
     E(DURABLE_JOB_ID), the job's id.
   - While it runs, the command may report to E(NOTIFY_SOCKET) as a service of systemd does, for example
     C(systemd-notify --status="copying files" X_PROGRESS=40). See RV(progress). It need not.
+  - The job ends when its command ends. Leave out C(nohup) and C(&), for what a command leaves running in the background is
+    outside the job and its O(timeout). End a line of shell that starts programs with C(&) with C(wait).
 options:
   cmd:
     description:

@@ -159,7 +159,9 @@ class Preparation:
             raise JobError("module %s cannot be a job: it is one of those that handle jobs" % name)
         short = _short(plugin or full or name)
         if short in STATEMENTS:
-            why = "ansible carries it out on the controller, and no program of it runs on the target"
+            why = (
+                "ansible carries it out on the controller, and no program of it runs on the target"
+            )
             raise JobError("module %s cannot be a job: %s" % (name, why))
         if short is not None and plugin is not None and short not in PREPARING:
             why = "its action plugin works on the controller, or goes on after the module, and a job is on the target"

@@ -118,12 +118,15 @@ def check_own(path: str, found: os.stat_result, write: bool) -> None:
     owner = found.st_uid
     if owner != os.geteuid():
         advice = (
-            "run the task as that user (become_user: %s) or give another async_dir"
-            % user_name(owner)
+            "run the task as that user (become_user: %s) or give another async_dir: users cannot share one; "
+            "~/.ansible_async (ansible_async_dir) is each user's own" % user_name(owner)
         )
         raise refusal(path, "it belongs to user %s" % user_name(owner), advice)
     if others_write(found) and not found.st_mode & stat.S_ISVTX:
-        raise refusal(path, "other users can write to it", "chmod go-w %s" % path)
+        advice = (
+            "chmod go-w %s, or, if users share it, set ansible_async_dir to ~/.ansible_async" % path
+        )
+        raise refusal(path, "other users can write to it", advice)
     if write and not os.access(path, os.W_OK | os.X_OK):
         raise refusal(path, "it is not writable", "make it writable or give another async_dir")
 
