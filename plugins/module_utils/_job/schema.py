@@ -573,7 +573,7 @@ def is_near_limit(job: Record) -> bool:
     return 0 < timeout < FOR_EVER and elapsed >= NEAR_LIMIT * timeout
 
 
-def unknown(jid: str) -> Record:
+def unknown(jid: str | None) -> Record:
     """Return the job dictionary of which nothing is known but the id."""
     keys = (
         "name state rc signal reason cmd submitted start end delta elapsed timeout deadline stdout_bytes stderr_bytes "
