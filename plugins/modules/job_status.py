@@ -324,10 +324,13 @@ def run(module: AnsibleModule) -> Record:
             return wait(job, params["wait"], settle=settle, **shown)
         found = look(job, settle=settle)
     except (FileNotFoundError, MissingRecord):
-        nothing = schema.present(schema.unknown(params["jid"]))
+        may_be_predicted = module.check_mode and params["name"] is not None
+        # With that id the tasks that follow know of it, too.
+        jid = schema.PREDICTED_JID if may_be_predicted else params["jid"]
+        nothing = schema.present(schema.unknown(jid))
         if cleanup:
             return nothing
-        if module.check_mode and params["name"] is not None:
+        if may_be_predicted:
             text = "there is no job of that name; the launch before may be one that check mode left out"
             return dict(nothing, skipped=True, msg=text)
         raise JobError(why_absent(async_dir(module), params["jid"], params["name"])) from None

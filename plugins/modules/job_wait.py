@@ -153,6 +153,7 @@ from ..module_utils._argspec import (
     usable,
     why_absent,
 )
+from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._references import references
 
@@ -207,11 +208,19 @@ def run(module: AnsibleModule) -> Record:
     result["changed"] = waiter.has_changed()
     result.update(done=True, news=waiter.news(part["seen"]))
     if module.check_mode:
-        result["failed"] = bool(result["failed_jobs"]) and result["counts"][_waiting.MISSING] == 0
+        _predict(result)
     elif not done:
         going = _some(result["unfinished_jobs"])
         result.update(failed=True, msg="still going after %g s: %s" % (params["timeout"], going))
     return result
+
+
+def _predict(result: Record) -> None:
+    """Let a look of check mode say of jobs that are not there that they may be when it counts."""
+    result["failed"] = bool(result["failed_jobs"]) and result["counts"][_waiting.MISSING] == 0
+    for job in result["jobs"]:
+        if job["state"] is None:  # with that id the tasks that follow know of it, too
+            job["ansible_job_id"] = job["ansible_job_id"] or schema.PREDICTED_JID
 
 
 def _summary(jobs: list[Record]) -> Record:
