@@ -15,7 +15,6 @@ import os
 from ansible import __version__ as core_version
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.durable.jobs.plugins.module_utils._argspec import why_absent
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     async_jobs,
     looking,
@@ -23,6 +22,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     removing,
     schema,
 )
+from ansible_collections.durable.jobs.plugins.module_utils._job.call import why_absent
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
     DamagedRecord,
@@ -30,7 +30,8 @@ from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.printable import printable
 from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
-from ansible_collections.durable.jobs.plugins.module_utils._keyword import respond
+from ansible_collections.durable.jobs.plugins.module_utils._keyword import keyword_request, respond
+from ansible_collections.durable.jobs.plugins.module_utils._module import run_engine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,10 +76,8 @@ def _look(module: AnsibleModule, job: Job, private: Record | None) -> Record:
     settle = not module.check_mode
     found = looking.look(job, settle=settle, reveal=True)
     if settle and found["reason"] == schema.UNSUPERVISED:
-        # Imported here, and not by every look: what a module imports is compiled in every run.
-        from ansible_collections.durable.jobs.plugins.module_utils._launch import adopt
-
-        adopt(module, job.store, [job.jid])
+        adopt = keyword_request("job_adopt", {"jids": [job.jid]}, no_log=True)
+        run_engine(module, adopt, job.store.path)
     if not found["finished"] and 0 < (found["timeout"] or 0) <= (found["elapsed"] or 0):
         # Its time is up, and it is being ended. The last look of `poll` comes now, and is to see what became of it.
         found = looking.wait(job, ENDING, settle=settle, reveal=True)

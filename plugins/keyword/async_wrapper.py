@@ -23,17 +23,11 @@ from ansible import __version__ as core_version
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.warnings import get_warning_messages
 
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import JOB
 from ansible_collections.durable.jobs.plugins.module_utils._job import schema, store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
-from ansible_collections.durable.jobs.plugins.module_utils._keyword import respond
-from ansible_collections.durable.jobs.plugins.module_utils._launch import (
-    JOB_SPEC,
-    build_request,
-    launch,
-    outcome,
-)
-from ansible_collections.durable.jobs.plugins.module_utils._staging import stage_files
+from ansible_collections.durable.jobs.plugins.module_utils._keyword import keyword_request, respond
+from ansible_collections.durable.jobs.plugins.module_utils._module import run_engine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +35,6 @@ if TYPE_CHECKING:
 
     from ansible_collections.durable.jobs.plugins.module_utils._job.schema import Record
 
-# Seconds from SIGTERM to SIGKILL. ansible-core kills at once; its last poll is not to be long after the limit.
 GRACE = 2
 # What ansible-core has put into the module, or into the file of its arguments: as JSON, or as words.
 _FLAG = rb'_ansible_%s(": true|=True)'
@@ -74,6 +67,15 @@ class Order:
         name = os.path.splitext(os.path.basename(self.path))[0]
         self.module = name[10:] if name.startswith("AnsiballZ_") else name
 
+    def files(self) -> dict[str, Any]:
+        """Return what is to be staged, see ``staging.stage_files``."""
+        return {
+            "module": self.module,
+            "path": self.path,
+            "args": self.args,
+            "tmpdir": self.tmpdir,
+        }
+
     def has_flag(self, name: str) -> bool:
         """Tell whether ansible-core has told the module so: ``no_log``, ``check_mode``."""
         flag = re.compile(_FLAG % name.encode())
@@ -98,26 +100,15 @@ def async_dir() -> str:
 
 
 def run(module: AnsibleModule, order: Order) -> Record:
-    """Launch the module and return the result that ansible-core expects. :raises JobError: it could not be launched."""
-    where = Store.open(async_dir(), create=True)
+    """Launch the module and return the job. :raises JobError: it could not be launched."""
+    params: dict[str, Any] = {name: option.get("default") for name, option in JOB.items()}
+    params.update(timeout=order.limit, grace=GRACE, output_limit=0)
     try:
         no_log, check_mode = order.has_flag("no_log"), order.has_flag("check_mode")
-        staged = stage_files(
-            where, module=order.module, path=order.path, args=order.args, tmpdir=order.tmpdir
-        )
     except OSError as error:
-        raise where.failure(error) from None
-    try:
-        params: dict[str, Any] = {name: spec.get("default") for name, spec in JOB_SPEC.items()}
-        params.update(argv=staged.argv, timeout=order.limit, grace=GRACE, output_limit=0)
-        request = build_request(params, no_log=no_log)
-        request.update(staged.keys, keyword={"check_mode": check_mode})
-        answer = launch(module, where, [request])[0]
-    except JobError:
-        staged.discard()
-        raise
-    staged.settle(answer)
-    return outcome(where, request, answer)
+        raise JobError("cannot stage the module: %s: %s" % (order.path, error.strerror)) from None
+    params["order"] = dict(order.files(), check_mode=check_mode)
+    return run_engine(module, keyword_request("job_keyword", params, no_log=no_log), async_dir())
 
 
 def main() -> None:
@@ -128,6 +119,8 @@ def main() -> None:
         order = Order(sys.argv[1:])
         try:
             job = run(module, order)
+            if job.get("failed"):
+                raise JobError(job.pop("msg"), **job)
         finally:
             if not order.keeps_tmpdir:
                 shutil.rmtree(order.tmpdir, ignore_errors=True)

@@ -152,83 +152,13 @@ msg:
   sample: 12 jobs in /home/deploy/.ansible_async as user deploy
 """
 
-import os
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils._argspec import (
-    ASYNC_DIR_SPEC,
-    async_dir,
-    letting_go,
-    open_store,
-    usable,
-    why_absent,
-)
-from ..module_utils._job import schema, store, way
-from ..module_utils._job.errors import JobError
-from ..module_utils._listing import ATTENTION, NEWEST, Listing
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..module_utils._job.schema import Record
-
-OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """List the jobs and return the result."""
-    params = module.params
-    params.update(usable(params, module.argument_spec))
-    try:
-        where = open_store(module, create=False)
-    except FileNotFoundError:
-        where = None
-    asked = {name: params[name] for name in ("jids", "names", "states")}
-    listing = Listing(where, settle=not module.check_mode, **asked)
-    jobs = listing.newest(params["limit"], params["order"])
-    listing.show(jobs, params["output"], OUTPUT_TOTAL)
-    total = sum(listing.counts.values())
-    path, user = async_dir(module), store.user_name(os.geteuid())
-    text = "%d job%s in %s as user %s" % (total, "" if total == 1 else "s", path, user)
-    if listing.missing:
-        text += "; " + why_absent(path, listing.missing[0], None)
-    elif not total and not any(asked.values()):
-        others = ", ".join(way.whose(path))
-        text += "; there are async dirs of %s: look as that user" % others if others else ""
-        own = [folder for name, folder in way.elsewhere(path) if name == user]
-        text += "; there is an async dir of yours in %s" % ", ".join(own) if own else ""
-    return {
-        "jobs": jobs,
-        "counts": listing.counts,
-        "total": total,
-        "missing": listing.missing,
-        "async_dir": path,
-        "user": user,
-        "changed": False,
-        "msg": text,
-    }
+from ..module_utils._argspec import INFO
+from ..module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = AnsibleModule(
-        argument_spec=dict(
-            ASYNC_DIR_SPEC,
-            states={"type": "list", "elements": "str", "choices": list(schema.STATES)},
-            names={"type": "list", "elements": "str"},
-            jids={"type": "list", "elements": "str"},
-            limit={"type": "int", "default": 0},
-            order={"type": "str", "choices": [NEWEST, ATTENTION], "default": NEWEST},
-            output={"type": "str", "choices": ["full", "tail", "none"], "default": "none"},
-        ),
-        supports_check_mode=True,
-    )
-    try:
-        result = run(module)
-    except JobError as error:
-        module.fail_json(**dict(error.details, msg=error.msg))
-    module.exit_json(**result)
+    ask(INFO)
 
 
 if __name__ == "__main__":

@@ -414,90 +414,13 @@ survivors:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils._argspec import letting_go, open_store, unshown_invocation
-from ..module_utils._job.errors import JobError
-from ..module_utils._job.folder import MissingRecord
-from ..module_utils._launch import (
-    always,
-    launch,
-    not_needed,
-    outcome,
-    prune_in_passing,
-    unneeded,
-)
-from ..module_utils._module_jobs import MODULE_SPEC, module_request, stage_part
-from ..module_utils._reporter import Reporter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from ..module_utils._job.schema import Record
-    from ..module_utils._job.store import Store
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Launch the module that the action plugin has prepared and return the result."""
-    part = module.params["_part"]
-    if part is None:
-        raise JobError(
-            "job_module needs its action plugin, which prepares the module on the controller"
-        )
-    request = module_request(module.params, part, no_log=module.no_log)
-    skip = unneeded(module.params) or part.get("unneeded")
-    if skip:
-        return not_needed(request, skip)
-    try:
-        where = open_store(module, create=not module.check_mode)
-    except FileNotFoundError:  # a real run would make it
-        where = None
-    difference = _difference(module, where, request)
-    if module.check_mode or where is None:
-        from ..module_utils import _naming
-
-        return dict(always(request), **_naming.predicted(where, request), **difference)
-    result = _launched(module, where, request, part)
-    prune_in_passing(module, where)
-    return dict(result, **difference)
-
-
-def _launched(module: AnsibleModule, where: Store, request: Record, part: dict[str, Any]) -> Record:
-    """Stage the module, launch it and return the result. :raises JobError: it failed."""
-    while True:
-        staged = stage_part(where, part)
-        try:
-            request.update(staged.keys, argv=staged.argv)
-            answer = launch(module, where, [request])[0]
-        except BaseException:
-            staged.discard()
-            raise
-        staged.settle(answer)
-        try:
-            return outcome(where, request, answer)
-        except MissingRecord:  # the job that was found has been removed since: decide again
-            continue
-
-
-def _difference(module: AnsibleModule, where: Store | None, request: Record) -> Record:
-    if not module._diff or where is None or request["name"] is None:
-        return {}
-    from ..module_utils import _naming
-
-    return {"diff": _naming.diff(where, request, create=not module.check_mode)}
+from ..module_utils._argspec import START_MODULE
+from ..module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = Reporter(argument_spec=MODULE_SPEC, supports_check_mode=True)
-    invocation = unshown_invocation(module)
-    try:
-        result = run(module)
-    except JobError as error:
-        result = dict(error.details, msg=error.msg, failed=True)
-    module.report(dict(result, invocation=invocation))
+    ask(START_MODULE)
 
 
 if __name__ == "__main__":

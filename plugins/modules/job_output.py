@@ -192,106 +192,13 @@ finished:
   type: bool
 """
 
-import os
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils._argspec import (
-    ASYNC_DIR_SPEC,
-    async_dir,
-    given_job,
-    letting_go,
-    usable,
-    why_absent,
-)
-from ..module_utils._job import schema, store
-from ..module_utils._job.errors import JobError
-from ..module_utils._job.folder import MissingRecord
-from ..module_utils._reading import PIECE_BYTES, Reader
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..module_utils._job.schema import Record
-
-MAX_BYTES = 16 * 1024 * 1024  # of one piece
-FOLLOWING = (
-    20.0  # seconds that one look lasts if nothing comes; the action plugin then takes the next one
-)
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Read a piece and return the result."""
-    params = module.params
-    params.update(usable(params, module.argument_spec))
-    if not 1 <= params["max_bytes"] <= MAX_BYTES:
-        text = "max_bytes must be 1 to %d, such as %d, but is %s"
-        raise JobError(text % (MAX_BYTES, PIECE_BYTES, params["max_bytes"]))
-    if params["jid"] == schema.PREDICTED_JID:
-        return _skipped(
-            params,
-            "there is no job to read from: it was not launched (check mode, creates or removes)",
-        )
-    try:
-        return _read(module)
-    except (FileNotFoundError, MissingRecord):
-        if module.check_mode and params["name"] is not None:
-            text = "there is no job of that name; the launch before may be one that check mode left out"
-            return _skipped(params, text)
-        raise JobError(why_absent(async_dir(module), params["jid"], params["name"])) from None
-    except OSError as error:
-        why = "cannot read the output in %s as user %s: %s"
-        raise JobError(why % (async_dir(module), store.user_name(os.geteuid()), error)) from None
-
-
-def _read(module: AnsibleModule) -> Record:
-    params = module.params
-    job = given_job(module)
-    reader = Reader(job, params["stream"], reveal=params["reveal"], settle=not module.check_mode)
-    begin = params["offset"] or 0
-    limit = params["max_bytes"]
-    if params["tail_lines"] is not None:
-        begin = reader.tail(params["tail_lines"], limit)
-    if not (params["follow"] and module.check_mode):
-        reader.wait(begin, max(params["wait"], FOLLOWING if params["follow"] else 0))
-    result = reader.piece(begin, limit)
-    result.update((key, reader.record[key]) for key in ("name", "state", "reason", "finished"))
-    reader.close()
-    return dict(result, ansible_job_id=job.jid, stream=params["stream"], changed=False)
-
-
-def _skipped(params: Record, why: str) -> Record:
-    """Return the result of a look at a job that check mode has left out: whoever reads on until eof is done."""
-    nothing: Record = dict.fromkeys(("cut_from", "cut_to", "state", "reason", "size"))
-    nothing.update(content="", content_lines=[], offset=0, next_offset=0, lost_bytes=0, eof=True)
-    nothing.update(ansible_job_id=params["jid"], name=params["name"], stream=params["stream"])
-    return dict(nothing, finished=True, changed=False, skipped=True, msg=why)
+from ..module_utils._argspec import OUTPUT
+from ..module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = AnsibleModule(
-        argument_spec=dict(
-            ASYNC_DIR_SPEC,
-            jid={"type": "str"},
-            name={"type": "str"},
-            stream={"type": "str", "choices": list(schema.STREAMS), "default": "stdout"},
-            offset={"type": "int"},
-            tail_lines={"type": "int"},
-            max_bytes={"type": "int", "default": PIECE_BYTES},
-            wait={"type": "raw", "default": 0},
-            follow={"type": "bool", "default": False},
-            reveal={"type": "bool", "default": False},
-        ),
-        mutually_exclusive=[["jid", "name"], ["offset", "tail_lines"]],
-        required_one_of=[["jid", "name"]],
-        supports_check_mode=True,
-    )
-    try:
-        result = run(module)
-    except JobError as error:
-        module.fail_json(**dict(error.details, msg=error.msg))
-    module.exit_json(**result)
+    ask(OUTPUT)
 
 
 if __name__ == "__main__":

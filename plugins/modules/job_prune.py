@@ -116,98 +116,13 @@ failed_jobs:
   elements: str
 """
 
-import os
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils._argspec import ASYNC_DIR_SPEC, async_dir, letting_go, open_store, usable
-from ..module_utils._job import schema, store
-from ..module_utils._job.errors import JobError
-from ..module_utils._job.printable import printable
-from ..module_utils._pruning import Pruning
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..module_utils._job.schema import Record
-    from ..module_utils._pruning import Finished
-
-LIMITS = ("older_than", "keep_last", "max_bytes")
-STATES = [state for state in schema.STATES if state in schema.FINISHED_STATES]
-NAMED = 20  # jobs that a message names
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Remove what the parameters mean and return the result."""
-    params = module.params
-    params.update(usable(params, module.argument_spec))
-    try:
-        pruning = Pruning(open_store(module, create=False), settle=not module.check_mode)
-        limits = {name: params[name] for name in LIMITS}
-        chosen = pruning.choose(states=params["states"], **limits)
-        refused: dict[str, JobError] = {}
-        removed = chosen
-        if not module.check_mode:
-            removed, refused = pruning.remove(chosen)
-    except FileNotFoundError:  # no async dir, so no job
-        return _summary([], [], {}, kept=0, predicted=module.check_mode)
-    kept = pruning.others + len(pruning.finished) - len(chosen) + len(refused)
-    return _summary(removed, chosen, refused, kept=kept, predicted=module.check_mode)
-
-
-def _summary(
-    removed: list[Finished],
-    chosen: list[Finished],
-    refused: dict[str, JobError],
-    *,
-    kept: int,
-    predicted: bool,
-) -> Record:
-    room = sum(one.room or 0 for one in removed)
-    failed = [one.name or one.jid for one in chosen if one.jid in refused]
-    text = "nothing to remove"
-    if removed:
-        verb = "would remove" if predicted else "removed"
-        jobs = "1 job" if len(removed) == 1 else "%d jobs" % len(removed)
-        text = "%s %s of %d bytes; %d left" % (verb, jobs, room, kept)
-    if failed:
-        names = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
-        told = (len(failed), len(chosen), names, next(iter(refused.values())).msg)
-        text = "could not remove %d of %d jobs: %s; the first: %s" % told
-    return {
-        "pruned": [one.described() for one in removed],
-        "bytes_freed": room,
-        "kept": kept,
-        "failed_jobs": failed,
-        "changed": bool(removed),
-        "failed": bool(failed),
-        "msg": text,
-    }
+from ..module_utils._argspec import PRUNE
+from ..module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = AnsibleModule(
-        argument_spec=dict(
-            ASYNC_DIR_SPEC,
-            states={"type": "list", "elements": "str", "choices": STATES},
-            older_than={"type": "raw"},
-            keep_last={"type": "int"},
-            max_bytes={"type": "int"},
-        ),
-        supports_check_mode=True,
-    )
-    try:
-        result = run(module)
-    except JobError as error:
-        result = dict(error.details, msg=error.msg, failed=True)
-    except OSError as error:
-        told = (async_dir(module), store.user_name(os.geteuid()), error)
-        text = printable("cannot remove jobs in %s as user %s: %s" % told)
-        result = {"msg": text, "failed": True}
-    if result.get("failed"):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    ask(PRUNE)
 
 
 if __name__ == "__main__":

@@ -465,74 +465,13 @@ survivors:
   elements: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils._argspec import letting_go, open_store, unshown_invocation
-from ..module_utils._job.errors import JobError
-from ..module_utils._launch import (
-    JOB_SPEC,
-    ONE_COMMAND,
-    always,
-    build_request,
-    launch_one,
-    not_needed,
-    prune_in_passing,
-    unneeded,
-    warn_of_shell,
-)
-from ..module_utils._reporter import Reporter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..module_utils._job.schema import Record
-    from ..module_utils._job.store import Store
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Launch what the parameters ask for and return the result."""
-    request = build_request(module.params, no_log=module.no_log)
-    warn_of_shell(module, [("", module.params["cmd"])])
-    skip = unneeded(module.params)
-    if skip is not None:
-        return not_needed(request, skip)
-    try:
-        where = open_store(module, create=not module.check_mode)
-    except FileNotFoundError:  # a real run would make it
-        where = None
-    difference = _difference(module, where, request)
-    if module.check_mode or where is None:
-        from ..module_utils import _naming
-
-        return dict(always(request), **_naming.predicted(where, request), **difference)
-    result = launch_one(module, where, request)
-    prune_in_passing(module, where)
-    return dict(result, **difference)
-
-
-def _difference(module: AnsibleModule, where: Store | None, request: Record) -> Record:
-    if not module._diff or where is None or request["name"] is None:
-        return {}
-    # Imported here, and not by every launch: what a module imports is compiled in every run.
-    from ..module_utils import _naming
-
-    return {"diff": _naming.diff(where, request, create=not module.check_mode)}
+from ..module_utils._argspec import START
+from ..module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = Reporter(
-        argument_spec=JOB_SPEC,
-        mutually_exclusive=[ONE_COMMAND],
-        required_one_of=[ONE_COMMAND],
-        supports_check_mode=True,
-    )
-    invocation = unshown_invocation(module)
-    try:
-        result = run(module)
-    except JobError as error:
-        result = dict(error.details, msg=error.msg, failed=True)
-    module.report(dict(result, invocation=invocation))
+    ask(START)
 
 
 if __name__ == "__main__":

@@ -281,102 +281,13 @@ survivors:
   elements: dict
 """
 
-import os
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils._argspec import (
-    ASYNC_DIR_SPEC,
-    async_dir,
-    given_job,
-    letting_go,
-    usable,
-    why_absent,
-)
-from ..module_utils._job import removing, schema, store
-from ..module_utils._job.errors import JobError
-from ..module_utils._job.folder import MissingRecord
-from ..module_utils._job.looking import look, wait
-from ..module_utils._reporter import Reporter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..module_utils._job.schema import Record
-    from ..module_utils._job.store import Job
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Look at the job, or clean up after it, and return the result."""
-    params = module.params
-    params.update(usable(params, module.argument_spec))
-    if params["jid"] == schema.PREDICTED_JID:
-        text = "there is no job to look at: it was not launched (check mode, creates or removes)"
-        return dict(schema.present(schema.unknown(params["jid"])), skipped=True, msg=text)
-    cleanup = params["mode"] == "cleanup"
-    settle = not module.check_mode
-    try:
-        job = given_job(module)
-        if settle and look(job, show="none")["reason"] == schema.UNSUPERVISED:
-            _adopt(module, job)
-        if not cleanup:
-            shown = {"show": params["output"], "reveal": params["reveal"]}
-            return wait(job, params["wait"], settle=settle, **shown)
-        found = look(job, settle=settle)
-    except (FileNotFoundError, MissingRecord):
-        nothing = schema.present(schema.unknown(params["jid"]))
-        if cleanup:
-            return nothing
-        if module.check_mode and params["name"] is not None:
-            text = "there is no job of that name; the launch before may be one that check mode left out"
-            return dict(nothing, skipped=True, msg=text)
-        raise JobError(why_absent(async_dir(module), params["jid"], params["name"])) from None
-    except OSError as error:
-        why = "cannot look at the job in %s as user %s: %s"
-        raise JobError(why % (async_dir(module), store.user_name(os.geteuid()), error)) from None
-    return _clean_up(module, job, found)
-
-
-def _clean_up(module: AnsibleModule, job: Job, found: Record) -> Record:
-    if not found["finished"]:
-        why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
-        return dict(found, failed=True, msg=why % (job.jid, found["state"]))
-    if not module.check_mode:
-        job.remove()
-        removing.sweep(job.store)
-    return dict(schema.present(schema.unknown(job.jid)), changed=True, erased=job.results_file)
-
-
-def _adopt(module: AnsibleModule, job: Job) -> None:
-    # Imported here, and not by every look: what a module imports is compiled in every run.
-    from ..module_utils._launch import adopt
-
-    adopt(module, job.store, [job.jid])
+from ..module_utils._argspec import STATUS
+from ..module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = Reporter(
-        argument_spec=dict(
-            ASYNC_DIR_SPEC,
-            jid={"type": "str"},
-            name={"type": "str"},
-            mode={"type": "str", "choices": ["cleanup", "status"], "default": "status"},
-            wait={"type": "raw", "default": 0},
-            output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
-            reveal={"type": "bool", "default": False},
-        ),
-        mutually_exclusive=[["jid", "name"]],
-        required_one_of=[["jid", "name"]],
-        supports_check_mode=True,
-    )
-    try:
-        result = run(module)
-    except JobError as error:
-        nothing = schema.present(schema.unknown(module.params["jid"]))
-        result = dict(nothing, **error.details)
-        result.update(msg=error.msg, failed=True)
-    module.report(result)
+    ask(STATUS)
 
 
 if __name__ == "__main__":

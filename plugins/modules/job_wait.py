@@ -141,132 +141,13 @@ unfinished_jobs:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils import _waiting
-from ..module_utils._argspec import (
-    ASYNC_DIR_SPEC,
-    async_dir,
-    at_end,
-    letting_go,
-    open_store,
-    usable,
-    why_absent,
-)
-from ..module_utils._job.errors import JobError
-from ..module_utils._references import references
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..module_utils._job.schema import Record
-
-OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
-NAMED = 20  # jobs that a message names
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Wait for the jobs and return the result; with ``_part``, one part of it (see plugins/action/job_wait.py)."""
-    params = module.params
-    params.update(usable(params, module.argument_spec))
-    meant = references(params["jobs"])
-    try:
-        where = open_store(module, create=False)
-    except FileNotFoundError:
-        where = None
-    path = async_dir(module)
-    waiter = _waiting.Waiter(
-        where,
-        meant,
-        lambda one: why_absent(path, one.jid, one.name, one.launched),
-        settle=not module.check_mode,
-    )
-    at_end(waiter.close)
-    lost_keeper = [] if module.check_mode else waiter.unsupervised()
-    if lost_keeper and where is not None:
-        # Imported here, and not by every wait: what a module imports is compiled in every run.
-        from ..module_utils._launch import adopt
-
-        adopt(module, where, lost_keeper)
-    is_reached = _waiting.goal(params["until"])
-    # How long this run may last, what has been seen before, how long to collect what is new, and whether the time is over
-    # when it has lasted so long. Without an action plugin it is.
-    limit = float("inf") if params["timeout"] is None else params["timeout"]
-    part = params["_part"] or {"wait": limit, "seen": None, "gather": limit, "last": True}
-    is_over = False
-    if not module.check_mode:
-        waited = waiter.wait(is_reached, part["wait"], seen=part["seen"], gather=part["gather"])
-        is_over = waited and part["last"]  # else it has returned only to tell what is new
-    if is_over and not is_reached(waiter.found):
-        waiter.look_at_live()  # what has ended within the time counts
-    done = is_reached(waiter.found)
-    if not (done or is_over or module.check_mode):
-        answer = {"done": False, "changed": False, "news": waiter.news(part["seen"])}
-        return dict(answer, meant=waiter.meant()) if part["seen"] is None else answer
-    result = _summary(waiter.shown(params["output"], OUTPUT_TOTAL))
-    result["changed"] = waiter.has_changed()
-    result.update(done=True, news=waiter.news(part["seen"]))
-    if module.check_mode:
-        result["failed"] = bool(result["failed_jobs"]) and result["counts"][_waiting.MISSING] == 0
-    elif not done:
-        going = _some(result["unfinished_jobs"])
-        result.update(failed=True, msg="still going after %g s: %s" % (params["timeout"], going))
-    return result
-
-
-def _summary(jobs: list[Record]) -> Record:
-    failed = [job for job in jobs if job["finished"] and job["failed"]]
-    finished = [job for job in jobs if job["finished"]]
-    names = [_who(job) for job in failed]
-    text = "%d of %d jobs succeeded" % (len(finished) - len(failed), len(jobs))
-    if len(jobs) == len(failed) == 1:
-        text = failed[0]["msg"]
-    elif failed:
-        text = "%d of %d jobs did not succeed: %s" % (len(failed), len(jobs), _some(names))
-        text += "; the first: %s" % failed[0]["msg"]
-    return {
-        "jobs": jobs,
-        "counts": _waiting.counts(jobs),
-        "failed_jobs": names,
-        "unfinished_jobs": [_who(job) for job in jobs if not job["finished"]],
-        "failed": bool(failed),
-        "msg": text,
-    }
-
-
-def _who(job: Record) -> str:
-    return str(job["name"] or job["ansible_job_id"] or "a job that was not launched")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+from ..module_utils._argspec import WAIT
+from ..module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = AnsibleModule(
-        argument_spec=dict(
-            ASYNC_DIR_SPEC,
-            jobs={"type": "raw", "required": True},
-            until={
-                "type": "str",
-                "choices": ["all_finished", "any_finished", "first_failed"],
-                "default": "all_finished",
-            },
-            timeout={"type": "raw"},
-            reconnect_timeout={"type": "raw", "default": 600},
-            output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
-            _part={"type": "dict"},
-        ),
-        supports_check_mode=True,
-    )
-    try:
-        result = run(module)
-    except JobError as error:
-        result = dict(error.details, msg=error.msg, failed=True, done=True)
-    if result.get("failed"):
-        module.fail_json(**result)
-    module.exit_json(**result)
+    ask(WAIT)
 
 
 if __name__ == "__main__":

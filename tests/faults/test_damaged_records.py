@@ -15,10 +15,10 @@ import sys
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils import _staging
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     looking,
     schema,
+    staging,
     stopping,
     store,
     tree,
@@ -523,8 +523,8 @@ def test_a_result_that_no_record_can_hold(launcher):
         "print(json.dumps({'changed': True, 'facts': chr(233) * 6000000}, ensure_ascii=False))",
     )
     content, shebang = "\n".join(source).encode(), "#!" + sys.executable
-    payload = _staging.Payload("acme.thing", name="thing.py", content=content, shebang=shebang)
-    staged = _staging.stage(launcher.store, payload)
+    payload = staging.Payload("acme.thing", name="thing.py", content=content, shebang=shebang)
+    staged = staging.stage(launcher.store, payload)
     (answer,) = launcher.raw(request(*staged.argv, **staged.keys))
     staged.settle(answer)
     job = launcher.jobs[-1]

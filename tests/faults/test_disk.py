@@ -13,8 +13,13 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils import _launch
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    boot,
+    installation,
+    looking,
+    store,
+    tree,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
 from ansible_collections.durable.jobs.tests.faults import disk as disks
@@ -82,9 +87,8 @@ def full(tmp_path, request):  # pytest's request, not the launcher's
 
 @pytest.fixture
 def crowded(full):
-    """Return a launcher on that file system; its engine is there."""
-    made = Launcher(full.path / "jobs")
-    made.program = os.path.join(_launch._install(made.store), "program.py")
+    """Return a launcher on that file system; its engine is elsewhere, as if it had been read."""
+    made = Launcher(full.path / "jobs", engine=full.path.parent / "engine")
     yield made
     made.close()
 
@@ -93,7 +97,6 @@ def crowded(full):
 def on_disk(disk):
     """Return a launcher on that disk; its engine is there."""
     made = Launcher(disk.path / "jobs")
-    made.program = os.path.join(_launch._install(made.store), "program.py")
     yield made
     made.close()
     made.let_go()
@@ -182,18 +185,20 @@ def test_first_launch_on_a_full_disk(full):
     | it fails and leaves nothing; with room again it works
     """
     where = store.Store.open(str(full.path / "jobs"), create=True)
+    content = boot.sealed(os.urandom(200_000))
     for left in range(0, 60, 6):
         full.drain()
         full.fill(left)
         try:
-            _launch._install(where)
-        except OSError as error:
-            assert "No space left on device" in where.failure(error).msg
+            installation.install(where, boot.installed_name("0" * 32), content, needed=True)
+        except JobError as error:
+            assert "No space left on device" in error.msg
             engines = full.path / "jobs" / ".durable" / "engine"
             assert not engines.exists() or not list(engines.glob("*.new"))
     full.drain()
-    launcher = Launcher(full.path / "jobs")
-    launcher.program = os.path.join(_launch._install(where), "program.py")
+    launcher = Launcher(full.path / "jobs", engine=full.path.parent / "engine")
+    installation.install(where, boot.installed_name("0" * 32), content, needed=True)
+    assert boot.installed(where.path, boot.installed_name("0" * 32)) == content
     assert launcher.finished(launcher.shell("true"))["state"] == "succeeded"
 
 
@@ -355,7 +360,6 @@ def test_a_folder_is_removed_under_a_running_job(
     assert after == ("not found" if removed == "async dir" else "failed, rc 3, out")
     assert looks <= {during, after}, "and nothing else in between"
     if removed != "async dir":
-        launcher.program = os.path.join(_launch._install(launcher.store), "program.py")
         assert launcher.finished(launcher.shell("true"))["state"] == "succeeded"
     if removed in ("async dir", "record"):
         record_property("builtin", f"{removed}: {builtin.sees(theirs)}")

@@ -34,7 +34,7 @@ from ansible_collections.durable.jobs.tests.faults.surroundings import (
     module_input,
     needs_root,
 )
-from ansible_collections.durable.jobs.tests.unit.support import PACKAGE, Launcher, until
+from ansible_collections.durable.jobs.tests.unit.support import Launcher, install, until
 
 PATIENCE = 120  # seconds for a scenario
 SYSTEM_PYTHON = "/usr/bin/python3"  # one that every user can run
@@ -72,8 +72,7 @@ class Inside:
         where = store.Store.open(os.path.join(folder, "async"), create=True)
         self.launch = Launcher.__new__(Launcher)
         self.launch.store, self.launch.jobs = where, []
-        files = {part.name: part.read_bytes() for part in PACKAGE.glob("*.py")}
-        self.launch.program = os.path.join(where.install_engine("0" * 32, files), "program.py")
+        self.launch.program = install(os.path.join(folder, "engine"))
         self.pid = 0
 
     def job(self, *argv, **changes):

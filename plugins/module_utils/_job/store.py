@@ -7,7 +7,7 @@
 
     <async dir>/<jid>                 the record: JSON, replaced atomically, readable by the builtin async_status
     <async dir>/.durable/             everything else, for the owner only
-        engine/<digest>/_job/         a copy of this package, the program of launcher, keeper and runner
+        engine/<digest>.<bytecode>    the engine: this package, compiled, see boot
         names/<name>.lock, .jid       who holds the lock decides about the name; the jids that it means, and meant
         key                           of the digests by which secrets are compared
         jobs/<jid>/
@@ -53,7 +53,6 @@ FIRST_NAMESPACE = (
 KEY_BYTES = 32
 PRUNED = "pruned"  # its time says when a launch is to look again for jobs that may go
 LONGEST_PAUSE = 3600.0  # seconds between two such looks
-ENGINES_KEPT = 3  # when another is installed: releases that take turns must not replace each other
 
 
 def boot_id() -> str:
@@ -118,7 +117,6 @@ class Store:
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self.fd = fd
-        self._engine = -1  # held until we end, so that nobody removes what our launcher runs
         # The jobs whose folders are open, where somebody will close() us. Processes of jobs never do.
         self.open_jobs: set[Job] | None = None
 
@@ -160,10 +158,9 @@ class Store:
         """Let go of all that is open in here: an interpreter that outlives its module would keep it."""
         for job in list(self.open_jobs or ()):
             job.close()
-        for fd in (self.fd, self._engine):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self._engine = -1
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
 
     def failure(self, error: OSError) -> JobError:
         """Return what to tell the user when the system refuses something in here."""
@@ -225,13 +222,13 @@ class Store:
         :raises JobError: something else is in its place.
         """
         try:
-            self._require(os.stat(name, dir_fd=folder, follow_symlinks=False), kind, path)
+            self.require(os.stat(name, dir_fd=folder, follow_symlinks=False), kind, path)
         except FileNotFoundError:
             if not flags & os.O_CREAT:
                 raise
         fd = os.open(name, flags | files.OWN_FLAGS, 0o600, dir_fd=folder)
         try:
-            self._require(os.fstat(fd), kind, path)
+            self.require(os.fstat(fd), kind, path)
             if kind == stat.S_IFREG:
                 os.set_blocking(fd, True)  # it may become the command's stdout
         except BaseException:
@@ -239,7 +236,8 @@ class Store:
             raise
         return fd
 
-    def _require(self, found: os.stat_result, kind: int, path: str) -> None:
+    def require(self, found: os.stat_result, kind: int, path: str) -> None:
+        """Refuse what is not of that kind, or not ours alone. :raises JobError: naming the path."""
         flaw = way.flaw(found, kind)
         if flaw:
             raise self.refusal(path, flaw)
@@ -247,104 +245,6 @@ class Store:
     def private_path(self, *names: str) -> str:
         """Return the path of something below the private folder."""
         return os.path.join(self.path, PRIVATE_DIR, *names)
-
-    @files.privately
-    def install_engine(self, digest: str, parts: dict[str, bytes]) -> str:
-        """Put a copy of this package into the async dir, whole or not at all, and return its path.
-
-        It stays at least until this process ends. Engines of other releases go when they have become many.
-
-        :param digest: of the contents; an engine of that digest which is there already is used as it is.
-        :raises JobError: there is something else in its place, or in that of one of its files.
-        """
-        if not self._use_engine(digest, parts):
-            engines = self.private("engine")
-            try:
-                fcntl.flock(engines, fcntl.LOCK_EX)
-                if not self._use_engine(digest, parts):
-                    files.remove_tree(digest, engines)  # a part of it is missing
-                    self._write_engine(engines, digest, parts)
-                    self._use_engine(digest, parts)
-                    self._sweep_engines(engines, digest)
-            finally:
-                os.close(engines)
-        return self.private_path("engine", digest, "_job")
-
-    def _use_engine(self, digest: str, parts: dict[str, bytes]) -> bool:
-        """Keep an engine from being removed; tell whether it is there, and whole."""
-        where = ("engine", digest, "_job")
-        try:
-            package = self.private(*where, create=False)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(package, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            sizes = self._sizes(package, self.private_path(*where))
-            cache = self.private(*where, "__pycache__", create=False)
-            try:
-                self._sizes(cache, self.private_path(*where, "__pycache__"))
-            finally:
-                os.close(cache)
-            if all(sizes.get(name) == len(content) for name, content in parts.items()):
-                package, self._engine = self._engine, package
-                return True
-        except (BlockingIOError, FileNotFoundError):  # it is being removed, or a part has been
-            pass
-        finally:
-            if package >= 0:
-                os.close(package)
-        return False
-
-    def _sizes(self, folder: int, path: str) -> dict[str, int]:
-        """Return the size of every file in a folder that holds nothing but files of ours and a cache."""
-        found = {}
-        for name in os.listdir(folder):
-            if name != "__pycache__":
-                seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                self._require(seen, stat.S_IFREG, os.path.join(path, name))
-                found[name] = seen.st_size
-        return found
-
-    def _write_engine(self, engines: int, digest: str, parts: dict[str, bytes]) -> None:
-        scratch = digest + ".new"  # only the holder of the lock of `engines` writes here
-        files.remove_tree(scratch, engines)
-        try:
-            package = self.private("engine", scratch, "_job")
-            try:
-                os.close(self.private("engine", scratch, "_job", "__pycache__"))
-                for name, content in parts.items():
-                    files.write_new(package, name, content)
-                os.fsync(package)
-            finally:
-                os.close(package)
-            os.rename(scratch, digest, src_dir_fd=engines, dst_dir_fd=engines)
-        except OSError:
-            files.remove_tree(scratch, engines)
-            raise
-
-    def _sweep_engines(self, engines: int, mine: str) -> None:
-        """Remove what crashes have left, and the oldest engines from which nobody launches just now."""
-        ages = {}
-        for name in os.listdir(engines):
-            ages[name] = os.stat(name, dir_fd=engines, follow_symlinks=False).st_mtime
-        others = sorted(set(ages) - {mine}, key=lambda name: ("." in name, -ages[name]))
-        kept = [name for name in others if "." not in name][: ENGINES_KEPT - 1]
-        for name in others:
-            if name in kept:
-                continue
-            try:
-                package = self.private("engine", name, "_job", create=False)
-            except (FileNotFoundError, JobError):  # half-made, or not ours to judge
-                package = -1
-            try:
-                if package >= 0:
-                    fcntl.flock(package, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                files.remove_tree(name, engines)
-            except OSError:  # in use, or not to be removed: the next one will try again
-                pass
-            finally:
-                if package >= 0:
-                    os.close(package)
 
     def job(self, jid: str) -> Job:
         """Return the job of that jid, whether there is one or not."""

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.durable.jobs.plugins.module_utils import _staging
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     flaws,
     looking,
     modules,
     schema,
+    staging,
     stopping,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
@@ -36,8 +36,8 @@ class Modules:
     def stage(self, *lines, name="acme.test.thing", places=None, **how):
         content = "\n".join(("import json, os, sys, time", *lines)).encode()
         how.setdefault("shebang", "#!" + sys.executable)
-        payload = _staging.Payload(name, name="AnsiballZ_thing.py", content=content, **how)
-        return _staging.stage(self.launcher.store, payload, **(places or {}))
+        payload = staging.Payload(name, name="AnsiballZ_thing.py", content=content, **how)
+        return staging.stage(self.launcher.store, payload, **(places or {}))
 
     def launch(self, staged, **changes):
         answer = self.launcher.raw(request(*staged.argv, **dict(staged.keys, **changes)))[0]
@@ -525,7 +525,7 @@ def test_arguments_in_a_file(module, tmp_path, args):
         % sys.executable
     )
     (tmp_path / "args").write_bytes(args)
-    staged = _staging.stage_files(
+    staged = staging.stage_files(
         module.launcher.store,
         module="thing",
         path=str(script),
@@ -550,8 +550,8 @@ def test_old_arguments_cannot_hold_every_path(launcher, tmp_path):
 def test_a_binary(module):
     with open("/bin/true", "rb") as source:
         content = source.read()
-    payload = _staging.Payload("bin", name="true", content=content, style="binary", args=b"{}")
-    staged = _staging.stage(module.launcher.store, payload)
+    payload = staging.Payload("bin", name="true", content=content, style="binary", args=b"{}")
+    staged = staging.stage(module.launcher.store, payload)
     assert len(staged.argv) == 2
     module.launch(staged)
     record = module.launcher.finished(module.launcher.jobs[-1])
@@ -562,6 +562,6 @@ def test_files_that_are_not_there(module, tmp_path):
     with pytest.raises(
         JobError, match="cannot stage the module: .*/gone: No such file or directory"
     ):
-        _staging.stage_files(
+        staging.stage_files(
             module.launcher.store, module="m", path=str(tmp_path / "gone"), args=None, tmpdir=""
         )

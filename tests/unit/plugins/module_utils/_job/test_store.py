@@ -204,15 +204,6 @@ def test_remove_leaves_nothing(job, place):
     assert os.listdir(place.private_path("jobs")) == []
 
 
-def test_the_engine_is_installed_once_and_whole(place):
-    path = place.install_engine("digest", {"a.py": b"1", "b.py": b"2"})
-    assert place.install_engine("digest", {"a.py": b"3"}) == path
-    assert sorted(os.listdir(path)) == ["__pycache__", "a.py", "b.py"]
-    with open(os.path.join(path, "a.py"), "rb") as part:
-        assert part.read() == b"1"
-    assert os.listdir(place.private_path("engine")) == ["digest"]
-
-
 def fill_up(path):
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     with pytest.raises(OSError, match="No space left"):
