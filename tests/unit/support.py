@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from ansible_collections.durable.jobs.plugins.module_utils import _job
+from ansible_collections.durable.jobs.plugins.module_utils import _engine, _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import errors, store, tree
 
 PACKAGE = Path(_job.__file__).parent
@@ -61,6 +61,33 @@ def request(*argv, **changes):
     }
     asked.update(changes)
     return asked
+
+
+def question(async_dir, verb="job_info", **changes):
+    """Return a question to the engine of this collection: without changes, a list of all jobs."""
+    params = {"states": None, "names": None, "jids": None, "limit": 0, "order": "newest"}
+    asked = {"verb": verb, "params": dict(params, output="none"), "paths": [], "unshown": []}
+    asked.update(check_mode=False, diff=False, no_log=False, ansible=True, log=None)
+    return _engine.Question({**asked, **changes}, async_dir, {})
+
+
+def ask(async_dir, verb="job_info", *, whole=False, prefix=(), **changes):
+    """Ask the engine, as a face does; return whether it has begun, and its answer.
+
+    :param whole: send the engine along.
+    :param prefix: words before the command, to trace it.
+    """
+    asked = question(async_dir, verb, **changes)
+    engine = _engine.Engine()
+    done = subprocess.run(
+        [*prefix, sys.executable, *engine.words()],
+        input=engine.data(asked, whole=whole),
+        stdout=subprocess.PIPE,
+        check=not prefix,
+        timeout=PATIENCE,
+    )
+    out = done.stdout.decode()
+    return asked.has_begun(out), asked.result(out)
 
 
 def install(folder, changed=None):

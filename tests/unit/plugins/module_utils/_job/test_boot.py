@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils import _engine
 from ansible_collections.durable.jobs.plugins.module_utils._job import boot, installation, store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.tests.unit.support import ask
 
 NAME = boot.installed_name("0" * 32)
 
@@ -31,23 +29,6 @@ def engine(place):
     """Install an engine, and return the path of its file."""
     installation.install(place, NAME, boot.sealed(b"content"), needed=True)
     return place.private_path("engine", NAME)
-
-
-def ask(place, verb="job_info", *, whole=False, **changes):
-    """Ask the engine of this collection; return whether it has begun, and its answer."""
-    params = {"states": None, "names": None, "jids": None, "limit": 0, "order": "newest"}
-    request = {"verb": verb, "params": dict(params, output="none"), "paths": [], "unshown": []}
-    request.update(check_mode=False, diff=False, no_log=False, ansible=True, log=None)
-    question = _engine.Question({**request, **changes}, place.path, {})
-    engine = _engine.Engine()
-    done = subprocess.run(
-        [sys.executable, *engine.words()],
-        input=engine.data(question, whole=whole),
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    out = done.stdout.decode()
-    return question.has_begun(out), question.result(out)
 
 
 def test_an_engine_that_is_installed_is_whole_and_for_its_owner_only(place, engine):
@@ -146,30 +127,30 @@ def test_bytecode_of_another_python_is_none(place, engine):
 
 
 def test_without_an_engine_nothing_is_done_and_it_is_said(place):
-    assert ask(place) == (False, None)
+    assert ask(place.path) == (False, None)
     assert os.listdir(place.path) == []
 
 
 def test_an_engine_that_comes_along_answers_and_is_there_the_next_time(place):
-    begun, answer = ask(place, whole=True)
+    begun, answer = ask(place.path, whole=True)
     assert begun and answer["total"] == 0
-    again, same = ask(place)
+    again, same = ask(place.path)
     assert again and same == answer
 
 
 def test_in_check_mode_nothing_is_installed(place):
-    begun, answer = ask(place, whole=True, check_mode=True)
+    begun, answer = ask(place.path, whole=True, check_mode=True)
     assert begun and answer["total"] == 0
     assert os.listdir(place.path) == []
 
 
 def test_an_engine_that_is_damaged_is_replaced(place):
-    ask(place, whole=True)
+    ask(place.path, whole=True)
     (name,) = os.listdir(place.private_path("engine"))
     spoil_content(place.private_path("engine", name))
-    assert ask(place) == (False, None)
-    assert ask(place, whole=True)[0]
-    assert ask(place)[0]
+    assert ask(place.path) == (False, None)
+    assert ask(place.path, whole=True)[0]
+    assert ask(place.path)[0]
 
 
 def test_what_is_not_ours_in_the_place_of_an_engine_is_refused(place, engine):
@@ -192,9 +173,9 @@ def test_only_the_latest_engines_stay_and_those_that_old_modules_use(place):
 
 
 def test_a_verb_that_fails_says_why_and_what_it_was_asked(place):
-    ask(place, whole=True)
+    ask(place.path, whole=True)
     request = {"params": {"jids": ["../x"], "names": None, "states": None, "limit": 0}}
     request["params"].update(order="newest", output="none")
-    _begun, answer = ask(place, **request)
+    _begun, answer = ask(place.path, **request)
     assert answer["failed"] and "../x" in answer["msg"]
     assert answer["invocation"] == {"module_args": request["params"]}
