@@ -221,7 +221,9 @@ def test_an_engine_that_another_user_has_planted(ground, plant):
 
 
 def is_stopped(log):
-    return log.exists() and "--- stopped by SIGSTOP ---" in log.read_text()
+    return log.exists() and "--- stopped by SIGSTOP ---" in log.read_text(
+        encoding="utf-8", errors="replace"
+    )
 
 
 def stopped(async_dir, log, call, meanwhile):
@@ -239,10 +241,41 @@ def stopped(async_dir, log, call, meanwhile):
             meanwhile()
         finally:
             if process.poll() is None:
-                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-                os.kill(int(children), signal.SIGCONT)
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+                os.kill(int(children.read_bytes()), signal.SIGCONT)
         out = process.stdout.read().decode()
     return asked.has_begun(out), asked.result(out)
+
+
+class Swapped:
+    """An installed engine, and one of another user that takes its place and leaves it.
+
+    :param ground: a folder.
+    :param kind: what the other one is.
+    """
+
+    def __init__(self, ground, kind):
+        self.mark = ground / "ran"
+        self.kind = kind
+        self.path = installed(ground / "async")
+        self.content = self.path.read_bytes()
+        self.target = ground / "evil"
+        put(self.target, planted(self.mark))
+        os.chown(self.target, STRANGER, STRANGER)
+
+    def ours(self):
+        good = self.path.with_suffix(".good")
+        put(good, self.content)
+        os.rename(good, self.path)
+
+    def his(self):
+        bad = self.path.with_suffix(".bad")
+        if self.kind == "a link":
+            bad.symlink_to(self.target)
+        else:
+            put(bad, planted(self.mark), 0o600 if self.kind == "his own" else 0o666)
+            os.chown(bad, STRANGER if self.kind == "his own" else 0, -1)
+        os.rename(bad, self.path)
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
@@ -250,40 +283,25 @@ def stopped(async_dir, log, call, meanwhile):
 @pytest.mark.parametrize("kind", ["his own", "open to others", "a link"])
 def test_an_engine_is_swapped(ground, kind, first, record_property):
     """
-    the engine's file is swapped for one of another user, or that for ours, while whoever calls it stands still at any of the system
-    calls that open, prove and read it
+    the engine's file is swapped for one of another user, or that for ours, while whoever calls it stands still at any
+    of the system calls that open, prove and read it
     | ours is run, or none: what has been proved is what is run
     """
     needs_root()
-    mark, async_dir, target = ground / "ran", ground / "async", ground / "evil"
-    path = installed(async_dir)
-    put(target, planted(mark))
-    os.chown(target, STRANGER, STRANGER)
+    async_dir = ground / "async"
+    swapped = Swapped(ground, kind)
     prefix = ["strace", "-qq", "-y", "-o", str(ground / "dry"), "-e", "trace=" + READING]
     assert ask(str(async_dir), prefix=prefix)[0]
     calls = steps(ground / "dry", async_dir)
     calls = calls[: 1 + max(i for i, (name, _count) in enumerate(calls) if name == "read")]
-    content, ran = path.read_bytes(), 0
-
-    def put_ours():
-        good = path.with_suffix(".good")
-        put(good, content)
-        os.rename(good, path)
-
-    def put_his():
-        bad = path.with_suffix(".bad")
-        if kind == "a link":
-            bad.symlink_to(target)
-        else:
-            put(bad, planted(mark), 0o600 if kind == "his own" else 0o666)
-            os.chown(bad, STRANGER if kind == "his own" else 0, -1)
-        os.rename(bad, path)
-
-    before, meanwhile = (put_ours, put_his) if first == "ours" else (put_his, put_ours)
+    before, meanwhile = swapped.ours, swapped.his
+    if first == "his":
+        before, meanwhile = meanwhile, before
+    ran = 0
     for number, call in enumerate(calls):
         before()
         begun, answer = stopped(async_dir, ground / f"{number}.strace", call, meanwhile)
-        assert not mark.exists(), call
+        assert not swapped.mark.exists(), call
         assert not begun or answer["total"] == 0, call
         ran += begun
     assert 0 < ran < len(calls), "it was swapped before it was opened, and afterwards"
@@ -346,6 +364,13 @@ def test_an_engine_of_another_release_or_python(tmp_path):
 # -- disks ------------------------------------------------------------------------------------------------------------
 
 
+def fill(path):
+    """Write until the disk takes no more."""
+    with contextlib.suppress(OSError), open(path, "wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 4096)
+
+
 @pytest.mark.parametrize("disk", ["full", "read-only"])
 @pytest.mark.parametrize("engine", ["none", "damaged", "whole"])
 def test_a_look_on_a_disk_that_takes_nothing(ground, tmp_path, disk, engine):
@@ -370,10 +395,7 @@ def test_a_look_on_a_disk_that_takes_nothing(ground, tmp_path, disk, engine):
         elif engine == "damaged":
             damage(path)
         if disk == "full":
-            with open(mounted / "filler", "wb", buffering=0) as filler:
-                with contextlib.suppress(OSError):
-                    while True:
-                        filler.write(b"x" * 4096)
+            fill(mounted / "filler")
         else:
             launcher.let_go()
             launcher.jobs, launcher.store = [], store.Store.open(str(async_dir), create=False)
