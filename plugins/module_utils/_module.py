@@ -17,6 +17,8 @@ from ._reporter import Reporter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ._argspec import Arguments
     from ._job.schema import Record
 
@@ -47,6 +49,36 @@ def ask(arguments: Arguments) -> None:
     module.report(result)
 
 
+class _Output:
+    """The standard output of a command. ``run_command`` copies all that it has with every piece that it reads.
+
+    So it is given a byte of each piece: with a result of 70 MB it would read for a minute.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._pipe: Any = None
+
+    def take(self, process: Any) -> None:
+        """Stand between a process and whoever reads its output."""
+        self._pipe, process.stdout = process.stdout, self
+
+    def fileno(self) -> int:
+        return int(self._pipe.fileno())
+
+    def read(self, size: int) -> bytes | None:
+        piece: bytes | None = self._pipe.read(size)
+        if piece:
+            self._pieces.append(piece)
+        return piece and piece[:1]
+
+    def close(self) -> None:
+        self._pipe.close()
+
+    def text(self) -> str:
+        return b"".join(self._pieces).decode("utf-8", "replace")
+
+
 def run_engine(module: AnsibleModule, request: Record, async_dir: str | None) -> Record:
     """Have the engine answer a request, from a module; install it first if it is not there.
 
@@ -60,9 +92,15 @@ def run_engine(module: AnsibleModule, request: Record, async_dir: str | None) ->
     for whole in (False, True):
         command = [sys.executable, *engine.words()]
         data = engine.data(question, whole=whole)
-        rc, out, err = module.run_command(
-            command, data=data, binary_data=True, expand_user_and_vars=False
+        output = _Output()
+        rc, _beginnings, err = module.run_command(
+            command,
+            data=data,
+            binary_data=True,
+            expand_user_and_vars=False,
+            before_communicate_callback=output.take,
         )
+        out = output.text()
         if question.has_begun(out) or rc != 0:
             break
     result = question.result(out)

@@ -120,7 +120,7 @@ def installed(path: str, name: str) -> bytes | None:
 
 def say(nonce: str, text: str) -> None:
     """Write a line of the answer."""
-    data = ("%s %s\n" % (nonce, text)).encode()
+    data = memoryview(("%s %s\n" % (nonce, text)).encode())
     while data:
         data = data[os.write(1, data) :]
 
