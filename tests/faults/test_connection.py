@@ -194,6 +194,15 @@ def _finish(launcher, wait):
     assert result["counts"]["succeeded"] == 2
 
 
+def _has_open(pid, path):
+    """Tell whether a process has something open below a path."""
+    try:
+        found = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    except OSError:  # it has ended, or closed one of them
+        return False
+    return any(name.startswith(path) for name in found)
+
+
 pipelined = pytest.mark.parametrize("pipelining", [False, True])
 
 
@@ -321,6 +330,11 @@ def test_the_module_is_killed(server, launcher, waits, pipelining):
     | the wait goes on, and the result is right
     """
     wait = _begin(server, launcher, waits, pipelining)
+    # Before it has opened anything, it has done nothing, and another takes its place without a word.
+    until(
+        lambda: any(_has_open(one.pid, launcher.store.path) for one in server.modules()),
+        "the look",
+    )
     for one in server.modules():
         tree.send(one, signal.SIGKILL)
     wait.says("gave no answer")

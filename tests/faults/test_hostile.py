@@ -773,7 +773,6 @@ def test_bad_names_are_refused_everywhere(tmp_path, launcher):
             launcher.store.latest(name)
     assert not (tmp_path / "none").exists()
     assert os.listdir(launcher.store.path) == []
-    assert os.listdir(launcher.store.private_path()) == ["engine"]
 
 
 def test_bad_ids_are_refused_everywhere(tmp_path, launcher, builtin, record_property):
