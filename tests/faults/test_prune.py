@@ -19,7 +19,7 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import looking, removing
 from ansible_collections.durable.jobs.tests.faults import conftest, modules, surroundings
-from ansible_collections.durable.jobs.tests.unit.support import request, until
+from ansible_collections.durable.jobs.tests.unit.support import ask, request, until
 
 CHANGING = "mkdir,mkdirat,openat,rename,renameat,renameat2,unlink,unlinkat,rmdir,flock,fsync,write,pwrite64,utimensat"
 # Of these, only what changes something that others can see.
@@ -74,21 +74,15 @@ def strangeness(launcher, live, rest=None):
 
 
 def traced(launcher, kill=None):
-    """Prune under strace, which kills the module at one call; return the calls that changed something."""
+    """Prune under strace, which kills the engine at one call; return the calls that changed something."""
     log = os.path.join(os.path.dirname(launcher.store.path), "strace")
     arguments = ["strace", "-qq", "-y", "-o", log, "-e", "trace=" + CHANGING.replace(",", ",?")]
     arguments[-1] = "trace=" + ",".join("?" + name for name in CHANGING.split(","))
     if kill:
         arguments += ["-e", "inject={}:signal=KILL:when={}".format(*kill)]
-    done = subprocess.run(
-        [*arguments, *surroundings.module_argv("job_prune")],
-        input=surroundings.module_input(async_dir=launcher.store.path),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(surroundings.TREE)},
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stdout
+    params = {"states": None, "older_than": None, "keep_last": None, "max_bytes": None}
+    begun, answer = ask(launcher.store.path, "job_prune", prefix=arguments, params=params)
+    assert begun and (kill or not answer.get("failed")), answer
     counted = collections.Counter()
     found = []
     with open(log, encoding="utf-8", errors="replace") as lines:
@@ -110,6 +104,7 @@ def test_killed_at_every_step(launcher, record_property):
     can be launched
     """
     live = furnish(launcher)
+    ask(launcher.store.path, whole=True)  # installs the engine
     steps = traced(launcher)
     wrong = {"dry": strangeness(launcher, live, rest=0)}
     for step in steps:
@@ -187,7 +182,7 @@ class Tumult:
                 module.stdin.close()
                 if self.chance.random() < 0.5:
                     self.over.wait(self.chance.uniform(0.1, 0.6))
-                    module.kill()
+                    modules.kill(module)
                     self.counts["killed"] += 1
                     continue
                 result = json.loads(module.stdout.read())

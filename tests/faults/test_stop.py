@@ -50,7 +50,7 @@ def killed_half_way(launcher, *jobs, **options):
         module.stdin.write(asked.encode())
         module.stdin.close()
         until(lambda: all(job.slot("ending") for job in jobs), "the first signals")
-        module.kill()
+        modules.kill(module)
 
 
 def test_many_jobs_of_which_every_third_has_lost_its_keeper_and_every_third_also_its_runner(
