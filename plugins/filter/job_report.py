@@ -14,7 +14,18 @@ from ansible.errors import AnsibleFilterError
 
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._overview import NO_ID, Host, Job, flaws, hosts, number, reason, state
+from ..plugin_utils._overview import (
+    LIVE,
+    NO_ID,
+    Host,
+    Job,
+    attempts,
+    flaws,
+    hosts,
+    number,
+    reason,
+    state,
+)
 
 DOCUMENTATION = r"""
 name: job_report
@@ -157,7 +168,7 @@ def _job(job: Job, offset: int) -> dict[str, t.Any]:
         id=job["ansible_job_id"],
         attention=schema.needs_attention(job),
         state=state(job),
-        reason="; ".join(part for part in (reason(job), flaws(job)) if part) or None,
+        reason="; ".join(part for part in _why(job) if part) or None,
         progress=schema.progress_text(job["progress"]) or None,
         submitted_at=_moment(job["submitted"], offset),
         deadline_at=_moment(job["deadline"], offset),
@@ -165,6 +176,11 @@ def _job(job: Job, offset: int) -> dict[str, t.Any]:
     found.update(_span(job, offset))
     found.update((stream, job[stream]) for stream in schema.STREAMS if job[stream])
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _why(job: Job) -> tuple[str | None, ...]:
+    # Of a job that is over, the page shows its signal where there is no reason.
+    return reason(job), attempts(job) if job["state"] in LIVE else None, flaws(job)
 
 
 def _span(job: Job, offset: int) -> dict[str, float | None]:

@@ -177,6 +177,7 @@ extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
   - durable.jobs.durations
+  - durable.jobs.retries
 attributes:
   check_mode:
     details:
@@ -294,7 +295,7 @@ signal:
   sample: SIGKILL
 reason:
   description:
-    - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
+    - What else is known of the state, for example V(delayed) or V(retry) of a queued job, V(rebooted) or V(killed) of a lost job,
       V(unsupervised) of a running one whose keeper was killed, V(oom) of a failed one of which the
       kernel has killed a process for lack of memory.
   returned: always
@@ -306,7 +307,7 @@ cmd:
   type: raw
   sample: [/bin/sleep, '15']
 start:
-  description: When the command was started, in the target's local time.
+  description: When the command was started, or its latest attempt, in the target's local time.
   returned: always
   type: str
   sample: '2026-11-21 22:59:50.861902'
@@ -399,6 +400,48 @@ progress:
   description: What the command has reported of its progress; null if nothing.
   returned: always
   type: dict
+attempt:
+  description: The number of the latest attempt that has begun, from V(1); V(1) too if none has.
+  returned: always
+  type: int
+  version_added: 1.0.0
+max_attempts:
+  description: How many attempts there may be.
+  returned: always
+  type: int
+  version_added: 1.0.0
+attempts:
+  description:
+    - The attempts that are over, the first one first.
+    - In a task with C(until) or C(retries) this is the number of the task's own attempts, which ansible-core puts here. The list
+      is in C(attempt_list) then.
+  returned: always
+  type: list
+  elements: dict
+  version_added: 1.0.0
+  sample:
+    - {attempt: 1, state: failed, rc: 75, signal: null, reason: null, start: '2026-11-21 22:59:50.861902', end: '2026-11-21 22:59:51.012345',
+       elapsed: 0.150443, stdout: '', stderr: try again}
+  contains:
+    attempt:
+      description: Its number.
+      type: int
+    state:
+      description: How it ended; RV(rc), RV(signal), RV(reason), RV(start), RV(end) and RV(elapsed) are those of the attempt too.
+      type: str
+    stdout:
+      description: The end of what it has written to its standard output, at most 4 KiB; and C(stderr), the same of its standard error output.
+      type: str
+start_at:
+  description: When a V(queued) job starts, or is tried again, in the target's local time; null if nobody can say.
+  returned: always
+  type: str
+  version_added: 1.0.0
+timeout_total:
+  description: The limit of all attempts together, in seconds; null if there is none.
+  returned: always
+  type: float
+  version_added: 1.0.0
 stopped_by:
   description:
     - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.

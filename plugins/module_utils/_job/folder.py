@@ -185,11 +185,7 @@ class Job:
     def _conclude(self, record: Record) -> None:
         self._unstage()
         data = json.dumps(record).encode()
-        bare = dict(record, stdout="", stderr="", truncated=True)
-        if schema.PRIVATE in bare:
-            for key in bare[schema.PRIVATE].get("merged", []):
-                bare.pop(key, None)
-            bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], merged=[], **{schema.BARE: True})
+        bare = _bare(record)
         # A module's result may be larger than anything that readers take for a record.
         if len(data) > RECORD_LIMIT:
             text = "%s; its result is too large for this record, and whole in %s"
@@ -269,6 +265,21 @@ class Job:
             return None
         return None if flaws.slot_flaw(slot, content) else content
 
+    def exit(self) -> Record | None:
+        """Read the exit record; None if there is none, or if it says that the command has never been exec'ed."""
+        found = self.slot("exit")
+        return None if found is None or "refused" in found else found
+
+    @files.privately
+    def clear(self, slot: str) -> None:
+        """Empty a slot durably, and keep its room."""
+        fd = self.store.open_own(self.fd, slot, os.O_WRONLY, self.path(slot))
+        try:
+            os.pwrite(fd, b"\0" * SLOT_BYTES, 0)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
     def spoilt(self, slot: str) -> bool:
         """Tell whether a slot that cannot be read is not as it was made either."""
         try:
@@ -343,9 +354,9 @@ class Job:
     # -- beginning and end ------------------------------------------------------------------------------------------
 
     @files.privately
-    def furnish(self, *, queued: bool = False) -> None:
+    def furnish(self, *, queued: bool = False, standby: bool = False) -> None:
         """Make the files of a new job."""
-        for role in ("keeper", "runner", "turn") if queued else ("keeper", "runner"):
+        for role in ("keeper", "runner") + ("turn",) * queued + ("standby",) * standby:
             os.mkfifo(role, 0o600, dir_fd=self.fd)
         for slot in ("exit", "ending"):
             self._reserve(slot, SLOT_BYTES)
@@ -358,7 +369,37 @@ class Job:
             os.unlink("turn", dir_fd=self.fd)
         except OSError:
             pass  # a broken disk, or somebody was faster: nobody holds it any more, which is what counts
-        os.close(turn)
+        if turn >= 0:
+            os.close(turn)
+
+    @files.privately
+    def renew_streams(self, number: int, limit: int) -> None:
+        """Put the output of an attempt aside, and make the files for that of the next one. It may be done again.
+
+        :param number: of the attempt that is over.
+        :param limit: bytes of each stream to keep of all attempts that are over, 0 for all; the oldest go first.
+        """
+        for stream in schema.STREAMS:
+            aside = "%s.%d" % (stream, number)
+            try:
+                os.stat(aside, dir_fd=self.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                try:
+                    os.rename(stream, aside, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+                except FileNotFoundError:  # the command has removed it
+                    pass
+            files.remove_tree(stream, self.fd)  # of an attempt that has never begun
+            os.close(os.open(stream, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd))
+            left = limit
+            for old in range(number if limit else 0, 0, -1):
+                aside = "%s.%d" % (stream, old)
+                try:
+                    found = os.stat(aside, dir_fd=self.fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                left -= files.room_taken(found)
+                if left < 0 and old < number:
+                    files.remove_tree(aside, self.fd)
 
     def open_stream(self, stream: str, flags: int) -> int:
         """Open stdout or stderr.
@@ -424,6 +465,18 @@ class Job:
     def _install(self, name: str) -> None:
         os.rename(name, self.jid, src_dir_fd=self.fd, dst_dir_fd=self.store.fd)
         os.fsync(self.store.fd)
+
+
+def _bare(record: Record) -> Record:
+    """Return a final record without any output, which is in the files, see ``schema.BARE``."""
+    bare = dict(record, stdout="", stderr="", truncated=True)
+    if bare.get("attempts"):
+        bare["attempts"] = [dict(one, stdout="", stderr="") for one in bare["attempts"]]
+    if schema.PRIVATE in bare:
+        for key in bare[schema.PRIVATE].get("merged", []):
+            bare.pop(key, None)
+        bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], merged=[], **{schema.BARE: True})
+    return bare
 
 
 def is_ours(job: Job) -> bool:

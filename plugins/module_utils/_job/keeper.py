@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -17,9 +18,11 @@ from . import (
     looking,
     output,
     reports,
+    retrying,
     runner,
     schema,
     shutdown,
+    standby,
     stopping,
     store,
     tree,
@@ -27,17 +30,18 @@ from . import (
 )
 from .errors import MISHAPS, JobError
 from .folder import DamagedRecord, Job, MissingRecord, log_loss, output_error
-from .starter import Starter
+from .starter import NothingRanError, Starter, refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .runner import Inheritance
     from .schema import Record
+    from .standby import Plan
     from .turn import Turn
 
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
 ORPHAN_INTERVAL = 0.5
+UNTIMED_SLEEP = 1.0  # seconds, where there is no clock to sleep by that also counts while the machine is suspended
 LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than a month
 
 
@@ -58,6 +62,7 @@ class Keeper:
         self.ending: Record | None = None
         self.gone = False  # is the command, and nobody can know its exit status; or it never was
         self.subreaper = False
+        self._pid = 0
         self._written = b""  # the record as we have written it, JSON
         self._began = 0.0  # the monotonic clock when the command was started
         self._lock = lock
@@ -72,6 +77,17 @@ class Keeper:
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
+        self._phase = retrying.WAITING
+        self._plan: Plan | None = None  # None if nobody knows any more how to start the command
+        self._first = 0.0  # the monotonic clock when the first attempt was started
+        self._due = 0.0  # when the next one is (CLOCK_BOOTTIME)
+        self._nothing_ran = False  # the command of a dead keeper was never exec'ed
+        self._why_no_more = ""  # why there is no further attempt, though there should be one
+        self._over_before = 0  # attempts that are over
+        self._paused = b""  # the record of the pause, if it has been written
+        self._post: standby.Post | None = None  # of a job that has a standby
+        self._post_due = 0.0  # when to fork the next one (monotonic clock)
+        self._timer = -1
 
     @property
     def _groups(self) -> list[str]:
@@ -93,6 +109,14 @@ class Keeper:
             self._poll.register(self.job.inbox, select.POLLIN)
         if to_start:
             self._starter.open()
+        if self.request.get("standby"):
+            self._post = standby.Post(self.job)
+            self._timer = kernel.open_timer()
+            if self._timer >= 0:
+                self._poll.register(self._timer, select.POLLIN)
+            if self.request["start_in"] and not self._written:
+                self._due = kernel.boottime() + self.request["start_in"]
+                self._set_timer()
 
     def _open_stream(self, name: str) -> int:
         try:
@@ -106,6 +130,8 @@ class Keeper:
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
         own = [fd for fd in (*self._wakeup, self.job.inbox) if fd >= 0]
+        if self._post is not None:
+            own += [fd for fd in (self._timer, *self._post.opened()) if fd >= 0]
         return self._streams.fds + own + self._starter.opened()
 
     def close(self) -> None:
@@ -117,59 +143,37 @@ class Keeper:
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> bytes:
+    def launch(self, plan: Plan, borrowed: list[int]) -> bytes:
         """Start the command and return the job's record, JSON.
 
-        :param inheritance: what the command must find unchanged.
-        :param ahead: the jobs of the batch that were launched before.
+        :param plan: what the job is to do.
         :param borrowed: descriptors of the launcher's, which the runner must not hold open.
         :raises JobError: it could not be started; nothing of the job is left behind.
         """
+        self._plan = plan
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
+        self._post_standby()
         try:
-            self._start(inheritance, ahead, borrowed)
+            self._start(borrowed)
         except BaseException:
             self._starter.abandon()
             raise
+        self._phase = retrying.RUNNING
         return self._written
 
-    def enqueue(self) -> bytes:
+    def enqueue(self, plan: Plan) -> bytes:
         """Let the job exist as a queued one and return its record, JSON. Errors are those of :meth:`launch`."""
+        self._plan = plan
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
+        self._post_standby()
         try:
-            self._written = self._starter.accept()
+            self._written = self._starter.accept(self._due or None)
         except BaseException:
             self._starter.abandon()
             raise
         return self._written
-
-    def start_later(self, turn: Turn, lock: int, inheritance: Inheritance) -> None:
-        """Start the command of a queued job when its turn has come, unless it is stopped before.
-
-        :param lock: the lock ``turn``, which we hold.
-        """
-        while self._stop is None:
-            try:
-                if self._has_turn(turn):
-                    break
-            except MISHAPS:  # too many open files, for example: nobody can tell whose turn it is
-                time.sleep(runner.RECORD_INTERVAL)
-            turn.rest()
-        self._wait(0)  # who stops many asks us before those whose end gives us our turn
-        cut_off = shutdown.heard() and shutdown.is_under_way()
-        if self._stop is not None:
-            self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
-        elif cut_off:  # the end of another job, for the same reason, has made it our turn
-            self.gone, self.ending = True, schema.shut_down(signal.SIGTERM)
-        else:
-            try:
-                self._start(inheritance, turn.ahead, [lock])
-            except JobError as error:
-                self._starter.recall()
-                self.gone, self.ending = True, schema.not_started(error.msg)
-        self.job.leave_queue(lock)
 
     def _has_turn(self, turn: Turn) -> bool:
         """Tell whether a job's turn has come; if not, only when something has changed."""
@@ -184,29 +188,82 @@ class Keeper:
                 self._poll.unregister(bell)
         return False
 
-    def _start(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> None:
-        begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
+    def _start(self, borrowed: list[int]) -> None:
+        """Start an attempt. :raises JobError: it could not be. What there is of it must be recalled."""
+        plan = self._planned()
+        self.request["attempt"] = 1 + self._over_before
+        ahead = plan.turn.ahead
+        if self._over_before:
+            ahead = json.loads(self._written)[schema.PRIVATE]["ahead"]
+        ours = [plan.lock, *([self._timer, *self._post.opened()] if self._post is not None else [])]
+        begun = self._starter.start(
+            self._written,
+            plan.inheritance,
+            ahead,
+            [*borrowed, *(fd for fd in ours if fd >= 0)],
+            lambda job, fds: adopt(
+                job, fds, plan.started() if self.request.get("standby") else None
+            ),
+        )
         self._streams.expect(self.job.fd)
         self._starter.open_gate()
         self._written, self.command, self.runner, self._began, self._report = begun
+        self._first = self._first or self._began
         self._poll.register(self._report, select.POLLIN)
         if not self.subreaper:  # else whatever leaves its parent becomes ours
             command = json.loads(self._written)[schema.PRIVATE]["command"]
             self._session = (self.command, command["started"])
 
+    def _planned(self) -> Plan:
+        if self._plan is None:
+            raise JobError("nobody is left who knows how to start the command")
+        return self._plan
+
+    def _post_standby(self) -> None:
+        """See that somebody gives the job a new keeper if we are killed, also while there is no runner to do it."""
+        if self._post is None or self._plan is None or time.monotonic() < self._post_due:
+            return
+        self._post_due = time.monotonic() + runner.ADOPT_INTERVAL
+        try:
+            if self._post.watch < 0:  # the one that was there has been killed
+                self._post = standby.Post(self.job)
+            self._post.take(self.job, self._plan, adopt)
+        except MISHAPS:  # too many open files, or processes
+            self._post.close()
+        if self._post.watch >= 0:
+            self._poll.register(self._post.watch, 0)
+
+    def _leave_queue(self) -> None:
+        """Let the next job of the batch look whether its turn has come."""
+        plan = self._plan
+        if plan is not None and (plan.turn.must_wait() or self.request.get("start_in")):
+            self.job.leave_queue(plan.lock)
+            plan.lock = -1
+            standby.tell_started(self.job)
+
     def _become_keeper(self) -> None:
         """Leave the launcher's session, and hear of our own children."""
+        self._pid = os.getpid()
         os.setsid()
         signal.set_wakeup_fd(self._wakeup[1])
 
     # -- adoption ---------------------------------------------------------------------------------------------------
 
-    def take_over(self, record: Record) -> None:
+    def take_over(self, record: Record, plan: Plan | None) -> None:
         """Be the keeper of a job that has lost its own. Its processes are not our descendants."""
-        self._written = json.dumps(record).encode()
+        self._written, self._plan = json.dumps(record).encode(), plan
         self.open(to_start=False)
         self._become_keeper()
         private = record[schema.PRIVATE]
+        self._first, self._over_before = private.get("first", 0.0), len(record.get("attempts", ()))
+        self._post_standby()
+        if record["state"] == schema.QUEUED:
+            self._phase = retrying.PAUSING if self._over_before else retrying.WAITING
+            self._due = private["due"] or 0.0
+            self._set_timer()
+            self._clear_slots()
+            return
+        self._phase = retrying.RUNNING
         self.command, self._began = private["command"]["pid"], private["monotonic"]
         started = private["command"]["started"]
         # The session of a command that was gone before we came may be a stranger's.
@@ -222,19 +279,29 @@ class Keeper:
 
     def _look_for_end(self) -> None:
         """Learn of an end that no child tells us: from the exit record, else by the command's absence."""
-        self.exited = self.job.slot("exit")
-        if self.exited is None and not self.job.is_held("runner"):
+        self._read_exit()
+        if not self._over() and not self.job.is_held("runner"):
             if self._watch >= 0:
                 self._poll.unregister(self._watch)
                 os.close(self._watch)
                 self._watch = -1
             self.runner = 0
             command = json.loads(self._written)[schema.PRIVATE]["command"]
-            self.exited = self.job.slot("exit")
+            self._read_exit()
             # What cannot be seen may be there.
             os.close(os.open("/proc/%d/stat" % os.getpid(), os.O_RDONLY))
             self.gone = not tree.is_command(command["pid"], command["started"])
             self._reap()  # if it has become our child, it may have ended since
+
+    def _read_exit(self) -> None:
+        """Read the exit record. It may also say that the command has never been exec'ed, and why."""
+        told = self.job.slot("exit")
+        if told is None or "refused" not in told:
+            self.exited = told
+        elif self._plan is not None and not told["refused"]:
+            self._nothing_ran = True
+        elif self._plan is not None:
+            self.gone, self.ending = True, schema.not_started(refused(told["refused"]).msg)
 
     # -- stay -------------------------------------------------------------------------------------------------------
 
@@ -248,20 +315,119 @@ class Keeper:
             except Exception as error:  # pylint: disable=broad-exception-caught  # we may be the only witness
                 if not until:
                     log_loss(self.job)
-                if not until or not self._over():
+                is_over = self._phase == retrying.OVER
+                if not until or not is_over:
                     until = time.monotonic() + runner.RECORD_PATIENCE
-                if self._over() and runner.is_final(error, until):
+                if is_over and runner.is_final(error, until):
                     raise  # nobody can write the end down: every look comes to a verdict by itself
                 time.sleep(runner.RECORD_INTERVAL)
         self._leave()
 
     def _stay(self) -> None:
         """Stay until the job has ended, and write its final record. It may be tried again if something goes wrong."""
-        timeout = self.request["timeout"]
+        steps = {
+            retrying.WAITING: self._await_start,
+            retrying.STARTING: self._begin,
+            retrying.RUNNING: self._attend,
+            retrying.CLEARING: self._clear,
+            retrying.PAUSING: self._await_start,
+        }
+        while self._phase != retrying.OVER:
+            event = steps[self._phase]()
+            self._phase = retrying.TABLE[self._phase, event]
+        self._conclude()
+
+    def _await_start(self) -> str:
+        """Wait until an attempt may be started, or is not to be any more."""
+        while self._stop is None:
+            left = self._due - kernel.boottime()
+            if left <= 0:
+                break
+            self._wait(min(left, UNTIMED_SLEEP) if self._timer < 0 else None)
+        turn = self._planned().turn
+        while turn.must_wait() and not self._over_before and self._stop is None:
+            try:
+                if self._has_turn(turn):
+                    break
+            except MISHAPS:  # too many open files, for example: nobody can tell whose turn it is
+                time.sleep(runner.RECORD_INTERVAL)
+            turn.rest()
+        self._wait(0)  # who stops many asks us before those whose end gives us our turn
+        if self._stop is not None:
+            self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
+            event = retrying.STOP
+        elif shutdown.heard() and shutdown.is_under_way():
+            # The end of another job, for the same reason, may have made it our turn.
+            self.gone, self.ending = True, schema.shut_down(signal.SIGTERM)
+            event = retrying.SHUTDOWN
+        else:
+            return retrying.DUE
+        self._leave_queue()
+        return event
+
+    def _set_timer(self) -> None:
+        if self._timer >= 0:
+            kernel.set_timer(self._timer, self._due)
+
+    def _begin(self) -> str:
+        """Start an attempt."""
+        if self.ending is not None:  # it could not be started, and more than that could not be done
+            return self._judge()
+        try:
+            if self._over_before:
+                self._renew_streams(self._over_before)
+                self.subreaper = kernel.become_subreaper()
+            self._start([])
+        except NothingRanError:
+            self._starter.recall()
+            return self._start_again()
+        except (OSError, JobError) as error:
+            return self._give_up(self._told(error))
+        self._leave_queue()
+        return retrying.BEGUN
+
+    def _give_up(self, why: JobError) -> str:
+        """Take note of an attempt that could not be started."""
+        self._starter.recall()
+        self._leave_queue()
+        self.gone, self.ending = True, schema.not_started(why.msg)
+        return self._judge()
+
+    def _start_again(self) -> str:
+        """Let the record say that an attempt of which nothing has run is still to come."""
+        time.sleep(standby.LOOK_INTERVAL)  # something kills processes of ours: no storm
+        try:
+            self._await_runner()
+            record = json.loads(self._written)
+            record = schema.pause(record, record["attempts"], kernel.boottime(), 0.0)
+            self._written = self._starter.by_hand(lambda: self._replaced(record))
+            self._clear_slots()
+        except (OSError, JobError) as error:
+            return self._give_up(self._told(error))
+        self._forget_attempt()
+        return retrying.ABORTED
+
+    def _renew_streams(self, over: int) -> None:
+        """Put the output of the last attempt aside."""
+        for fd in self._streams.fds:
+            os.close(fd)
+        limit = self.request["output_limit"]
+        self._streams = output.Streams([], limit)
+        self.job.renew_streams(over, limit)
+        fds: list[int] = []
+        for name in schema.STREAMS:
+            fds.append(self._open_stream(name))
+            self._streams = output.Streams(fds, limit)
+
+    def _attend(self) -> str:
+        """Stay with an attempt until it has ended."""
+        self._leave_queue()  # whoever died before us may not have done it
+        timeout, total = self.request["timeout"], self.request.get("timeout_total")
         deadline = self._began + timeout if timeout else None
-        if self.request["watchdog"]:
+        if self.request["watchdog"] or total:
             deadline, _reason = self._next_limit()
-        if self.ending is not None and self.command:  # a predecessor died while ending the tree
+        if self.ending is not None and self.command and not self._over():
+            # a predecessor died while ending the tree
             was = self.ending
             self._end_tree(was["state"], dict({"grace": self.request["grace"]}, **was))
         while not self._over():
@@ -275,11 +441,140 @@ class Keeper:
                     self._end_tree(schema.TIMED_OUT, dict(how, reason=reason))
                     break
             self._wait(self._next_wake(deadline))
-            self._limit_output()
-        self._conclude()
+            if not self._over():
+                self._limit_output()
+        if self._nothing_ran:
+            return self._start_again()
+        return self._judge()
+
+    def _judge(self) -> str:
+        """Say whether an attempt that has ended was the last one."""
+        if self._plan is None or self.request.get("retry") is None:
+            return retrying.ENDED
+        if self._reports is not None:
+            self._reports.take(reports.BACKLOG)
+        self._await_runner()
+        answer = self._starter.by_hand(self._settled)
+        if not answer:
+            return retrying.ENDED
+        due, _blank, record = answer.partition(b" ")
+        self._due, self._paused = float(due), record
+        return retrying.AGAIN
+
+    def _settled(self) -> bytes:
+        """Return when the next attempt is (CLOCK_BOOTTIME), and the record of the pause; nothing if there is none.
+
+        The record is missing if something of the attempt is left, or if it could not be written.
+        """
+        total, now = self.request.get("timeout_total"), time.monotonic()
+        self._note_shutdown()
+        ended = self._final({})
+        pause = retrying.pause_after(
+            self.request["retry"],
+            ended,
+            number=ended["attempt"],
+            left=self._first + total - now if total and self._first else None,
+            chance=os.urandom(1)[0] / 255,
+        )
+        if pause is None:
+            return b""
+        since = now - self.exited["monotonic"] if self.exited is not None else 0.0
+        self._due = kernel.boottime() - since + pause
+        record = b""
+        if not self._members():
+            with contextlib.suppress(*MISHAPS):
+                record = self._note_pause()
+        return repr(self._due).encode() + b" " + record
+
+    def _clear(self) -> str:
+        """End what an attempt has left behind, and let the record say when the next one is."""
+        left = [] if self._paused else self._end_rest()
+        if left:
+            names = ", ".join("%s (pid %d)" % (one.name, one.pid) for one in left[:MAX_SURVIVORS])
+            self._why_no_more = "of it are still alive: " + names
+            return retrying.LEFT
+        until = time.monotonic() + runner.RECORD_PATIENCE
+        while not self._paused:
+            try:
+                self._paused = self._starter.by_hand(self._note_pause)
+                break
+            except (OSError, JobError) as error:
+                if self._stop is not None or time.monotonic() >= until:
+                    self._why_no_more = self._told(error).msg
+                    return retrying.LEFT
+            self._wait(runner.RECORD_INTERVAL)
+        self._written, self._paused = self._paused, b""
+        self._over_before += 1
+        self._forget_attempt()
+        return retrying.CLEARED
+
+    def _end_rest(self) -> list[tree.Process]:
+        return tree.end(
+            self._members,
+            number=self.request["stop_signal"],
+            grace=self.request["grace"],
+            pause=self._pause,
+            kill_at=self._kill_at,
+            at_once=lambda: cgroup.kill(self._groups, self.job.jid),
+        )
+
+    def _told(self, error: OSError | JobError) -> JobError:
+        return error if isinstance(error, JobError) else self.job.store.failure(error)
+
+    def _note_pause(self) -> bytes:
+        """Write the record of a job that pauses, and return it, JSON."""
+        cgroup.remove(self._groups)
+        self._limit_output()
+        final = self._final(self._shown())
+        wait = self._due - kernel.boottime()
+        record = schema.pause(json.loads(self._written), final["attempts"], self._due, wait)
+        answer = self._replaced(record)
+        self._clear_slots()
+        self._set_timer()
+        return answer
+
+    def _replaced(self, record: Record) -> bytes:
+        self.job.replace(record)
+        return json.dumps(record).encode()
+
+    def _clear_slots(self) -> None:
+        """Let nobody take the end of one attempt for that of the next."""
+        for slot in ("exit", "ending"):
+            self.job.clear(slot)
+
+    def _await_runner(self) -> None:
+        """Wait until the runner of an attempt has ended, which may be writing its exit record."""
+        if self.runner and self._watch < 0:
+            os.waitpid(self.runner, 0)
+            self.runner = 0
+        while self._watch >= 0:
+            if self.job.is_held("runner"):
+                self._wait(standby.LOOK_INTERVAL)
+            else:
+                self._close_polled(self._watch)
+                self._watch = -1
+
+    def _close_polled(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        os.close(fd)
+
+    def _forget_attempt(self) -> None:
+        """Be ready for the next attempt."""
+        if self._report >= 0:
+            self._close_polled(self._report)
+            self._report = -1
+        self._starter.close()
+        self._starter = Starter(self.job, self.request, self._lock)
+        if self._reports is not None:
+            self._reports.leave()
+            self._reports = None
+        reports.discard(self.job)
+        self.command = self.runner = 0
+        self.exited = self.ending = self._session = None
+        self.gone = self._nothing_ran = False
 
     def _over(self) -> bool:
-        return self.exited is not None or self.gone
+        return self.exited is not None or self.gone or self._nothing_ran
 
     def _next_limit(self) -> tuple[float, str | None]:
         """Return when the job is to be ended (monotonic clock), as far as is known now, and for what reason."""
@@ -290,6 +585,8 @@ class Keeper:
         limits: list[tuple[float, str | None]] = [(float("inf"), None)]
         if timeout:
             limits.append((hearing.deadline(timeout), None))
+        if self.request.get("timeout_total"):
+            limits.append((self._first + self.request["timeout_total"], schema.TOTAL))
         if watchdog and self.job.inbox >= 0:
             limits.append((hearing.heard + watchdog, schema.WATCHDOG))
         return min(limits, key=lambda limit: limit[0])
@@ -307,24 +604,40 @@ class Keeper:
         """Sleep until something happens to a child or the time is over, and take note of it."""
         # Only what poll found is read: exceptions of those that are empty would cost memory, see starter.
         child_changed = False
-        if self._reports is not None:
-            seconds = self._reports.patience(seconds)
+        seconds = self._patience(seconds)
         milliseconds = None if seconds is None else int(min(seconds, LONGEST_SLEEP) * 1000) + 1
         for fd, _events in self._poll.poll(milliseconds):
             if fd == self._wakeup[0]:
                 child_changed = self._woken(os.read(fd, 4096))
-            elif fd == self._report:
-                self._read_report()
-            elif fd == self._lock:
-                self._read_mail()
-            elif fd == self.job.inbox:
-                self._read_reports()
+            else:
+                self._hear(fd)
         if self._reports is not None and self._reports.patience(None) == 0:
             self._reports.save(json.loads(self._written))
         if child_changed:  # after the report: who has told how the command ended need not be asked
             self._reap()
         if self.command and self.exited is None and not (self.subreaper and self.runner):
             self._look_for_end()
+
+    def _patience(self, seconds: float | None) -> float | None:
+        """Return how long to sleep at the most, and not beyond the moment at which we have something to do."""
+        if self._post is not None and self._post.watch < 0:
+            self._post_standby()  # it was killed, or could not be forked
+            if self._post.watch < 0:
+                most = runner.ADOPT_INTERVAL
+                seconds = most if seconds is None else min(seconds, most)
+        return seconds if self._reports is None else self._reports.patience(seconds)
+
+    def _hear(self, fd: int) -> None:
+        """Read what others tell us through a descriptor."""
+        if fd == self._report:
+            self._read_report()
+        elif fd == self._lock:
+            self._read_mail()
+        elif fd == self.job.inbox:
+            self._read_reports()
+        elif self._post is not None and fd == self._post.watch:
+            self._close_polled(fd)
+            self._post.watch = -1
 
     def _woken(self, signals: bytes) -> bool:
         """Take note of signals that have come; tell whether one of them tells of a child."""
@@ -349,7 +662,7 @@ class Keeper:
         """Read how the command ended; the runner writes it in one piece (pipe(7))."""
         told = os.read(self._report, select.PIPE_BUF)
         if told:
-            self.exited = json.loads(told)
+            self.exited = runner.parsed(told)
         else:
             self._poll.unregister(self._report)
             os.close(self._report)
@@ -391,6 +704,8 @@ class Keeper:
                 self._note("exit", self.exited)
             elif pid == self.runner:
                 self.runner = 0
+            elif self._post is not None and pid == self._post.pid:
+                self._post.pid = 0
 
     def _limit_output(self) -> None:
         """Keep the output within its limit; and if there is more, ask whether the disk has room for it."""
@@ -407,11 +722,13 @@ class Keeper:
         parent = [self.runner] if self.runner and self.runner == os.getppid() else []
         found = tree.members(
             self.job.jid,
-            roots=[os.getpid()] if self.subreaper else parent,
+            roots=[self._pid] if self.subreaper else parent,
             session=self._session,
-            spared={os.getpid(), self.runner},
+            spared={self._pid, os.getpid(), self.runner},  # a child of ours may ask, too
             marked=not self.subreaper,
         )
+        if self.request.get("standby"):
+            found = [one for one in found if not tree.serves(one.pid, self.job.jid)]
         return cgroup.joined(found, self._groups, self.job.jid)
 
     def _end_tree(self, state: str, how: Record) -> None:
@@ -443,28 +760,29 @@ class Keeper:
         return self._over()
 
     def _note_shutdown(self) -> None:
-        """Note why the command has ended, if that is because the machine goes down."""
+        """Note why the command has ended, if that is because the machine goes down and for no other reason."""
+        if self.ending is not None:
+            return
         number = self.exited["status"] & 0x7F if self.exited is not None else 0
         if (number in shutdown.SENT or shutdown.heard()) and shutdown.is_under_way():
             self.ending = schema.shut_down(number or signal.SIGTERM)
             self._note("ending", self.ending)
 
-    def _conclude(self) -> None:
-        if self.ending is None:
-            self._note_shutdown()
-        self._limit_output()
-        self._streams.renew(self.job)
-        self._limit_output()
+    def _final(self, streams: Record) -> Record:
+        """Return the final record, as if this attempt were the last one.
+
+        :param streams: what it shows of the output, as keys of the job dictionary.
+        """
         record = json.loads(self._written)
-        hearing = self._hearing()
+        if self.ending is not None and self.ending.get("reason") == schema.NOT_STARTED:
+            nothing = dict.fromkeys(("start", "end", "delta", "elapsed", "deadline"))
+            record.update(nothing, attempt=1 + len(record["attempts"]))
         if self.command:
-            hearing.take(reports.BACKLOG)
+            hearing = self._hearing()
             end = float("inf") if self.exited is None else self.exited["monotonic"]
             record = schema.with_reports(record, hearing.shown(record, end))
-        hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
-        streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
         known = self.exited is not None
-        final = looking.finish(
+        return looking.finish(
             self.job,
             dict(record, **streams),
             state="exited" if known else schema.LOST,
@@ -472,6 +790,23 @@ class Keeper:
             exited=self.exited,
             ending=self.ending,
         )
+
+    def _shown(self) -> Record:
+        """Return what a record shows of the output."""
+        if self.request["no_log"]:
+            return dict.fromkeys(schema.STREAMS, schema.HIDDEN)
+        return self._excerpts()
+
+    def _conclude(self) -> None:
+        self._note_shutdown()
+        self._limit_output()
+        self._streams.renew(self.job)
+        self._limit_output()
+        if self.command:
+            self._hearing().take(reports.BACKLOG)
+        final = self._final(self._shown())
+        if self._why_no_more:
+            final["msg"] += "; it was not tried again: " + self._why_no_more
         error = self._streams.error or output_error(self.job, probe=True)
         if error and final["reason"] != schema.NOT_STARTED:
             final.update(truncated=True, output_error=error)
@@ -480,7 +815,7 @@ class Keeper:
                 error,
             )
         self.job.conclude(final)
-        hearing.close()
+        self._hearing().close()
 
     def _leave(self) -> None:
         """Tell whoever waits that the job has ended, and leave nothing of ours."""
@@ -488,6 +823,8 @@ class Keeper:
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
             self._reap()  # what it had not reaped, if it was killed just now
+        if self._post is not None and self._post.pid:
+            os.waitpid(self._post.pid, 0)  # it has seen that the job is over
         cgroup.remove(self._groups)
 
     def _excerpts(self) -> Record:
@@ -507,19 +844,20 @@ class Keeper:
             pass  # the disk is broken: the final record is the next chance to say it
 
 
-def adopt(job: Job, borrowed: list[int]) -> None:
+def adopt(job: Job, borrowed: list[int], plan: Plan | None = None) -> None:
     """Become the keeper of a job that has lost its own, and stay until it is finished.
 
     Returns at once if there is a keeper, or nothing left to keep.
 
     :param borrowed: descriptors to close when the lock has been taken.
+    :param plan: what the job is to do; None where nobody knows it.
     """
     try:
         private = job.read_record()[schema.PRIVATE]
     except (MissingRecord, DamagedRecord):
         reports.discard(job)
         return  # nothing tells what to enforce; every look says so, and the runner will ask again
-    if not _can_see(private):
+    if not _can_see(private) or (plan is None and job.is_held("standby")):
         return
     lock = job.lock("keeper")
     for fd in borrowed:
@@ -530,13 +868,23 @@ def adopt(job: Job, borrowed: list[int]) -> None:
     while keeper is None:
         try:
             record = job.read_record()
-            if record["finished"] or not record["started"]:
+            if _is_out_of_reach(record, plan):
                 return
-            keeper = _successor(job, record, lock)
+            if record["state"] == schema.QUEUED and job.is_held("runner"):
+                time.sleep(
+                    standby.LOOK_INTERVAL
+                )  # what was about to start may still write; it will not run
+                continue
+            keeper = _successor(job, record, lock, plan)
         except MISHAPS:
             log_loss(job)
             time.sleep(runner.RECORD_INTERVAL)
     keeper.supervise()
+
+
+def _is_out_of_reach(record: Record, plan: Plan | None) -> bool:
+    """Tell whether there is nothing to keep: the job is over, or nobody knows any more how to start it."""
+    return bool(record["finished"]) or (plan is None and record["state"] == schema.QUEUED)
 
 
 def _can_see(private: Record) -> bool:
@@ -547,12 +895,13 @@ def _can_see(private: Record) -> bool:
     return private.get("pid_namespace", 0) in (0, store.pid_namespace())
 
 
-def _successor(job: Job, record: Record, lock: int) -> Keeper:
+def _successor(job: Job, record: Record, lock: int, plan: Plan | None) -> Keeper:
     """Return a keeper that has taken over. If that fails, nothing of it is left open."""
     asked: Record = {"max_timeout": None, "watchdog": None, "timeout": record["timeout"]}
-    keeper = Keeper(job, dict(asked, **record[schema.PRIVATE]), lock)
+    asked.update(record[schema.PRIVATE], retry=None, timeout_total=record.get("timeout_total"))
+    keeper = Keeper(job, asked if plan is None else plan.request, lock)
     try:
-        keeper.take_over(record)
+        keeper.take_over(record, plan)
     except BaseException:
         keeper.close()
         raise

@@ -11,7 +11,7 @@ import re
 import shlex
 import time
 
-from . import containment, launcher, naming, quantities, schema, store
+from . import containment, launcher, naming, quantities, retrying, schema, store
 from .call import requester
 from .errors import JobError
 from .folder import MissingRecord
@@ -79,6 +79,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
         "spec": None,
         "on_conflict": params["on_conflict"],
         "rerun": params["rerun"],
+        **retrying.checked(params),
         **_contained(params),
     }
     for name in ("cmd", "argv", "shell", "chdir"):
@@ -149,7 +150,7 @@ def unneeded(params: dict[str, Any]) -> str | None:
 
 def always(request: Record) -> Record:
     """Return what the result of every launch has, whatever comes of it."""
-    limit = request["max_timeout"] or request["timeout"]
+    limit = retrying.longest(request)
     return {"attached": False, "poll": poll_plan(limit, grace=request["grace"])}
 
 

@@ -61,8 +61,8 @@ class Turn:
         for jid in self.ahead:
             job = where.job(jid)
             bell = _watch(job, "keeper")
-            if bell is None:
-                bell = _watch(job, "runner")
+            for role in ("runner", "standby"):
+                bell = _watch(job, role) if bell is None else bell
             if bell is not None:
                 live.append(jid)
                 if len(self.bells) < WATCHED:
