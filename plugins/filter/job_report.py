@@ -14,7 +14,7 @@ from ansible.errors import AnsibleFilterError
 
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._overview import NO_ID, Host, Job, flaws, hosts, number, reason, state
+from ..plugin_utils._overview import NO_ID, Host, Job, flaws, hosts, number, reason, state, untold
 
 DOCUMENTATION = r"""
 name: job_report
@@ -157,7 +157,7 @@ def _job(job: Job, offset: int) -> dict[str, t.Any]:
         id=job["ansible_job_id"],
         attention=schema.needs_attention(job),
         state=state(job),
-        reason="; ".join(part for part in (reason(job), flaws(job)) if part) or None,
+        reason="; ".join(part for part in (reason(job), untold(job), flaws(job)) if part) or None,
         progress=schema.progress_text(job["progress"]) or None,
         submitted_at=_moment(job["submitted"], offset),
         deadline_at=_moment(job["deadline"], offset),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import UnsupportedError
 
-from ._job import quantities, schema
+from ._job import notifying, quantities, schema
 from ._job.errors import JobError
 from ._job.poll_plan import DEFAULT_GRACE
 
@@ -22,8 +22,27 @@ if TYPE_CHECKING:
 TOLD: dict[str, Any] = {"_told": {"type": "dict", "no_log": True}}
 ASYNC_DIR: dict[str, Any] = {"async_dir": {"type": "path"}}
 # Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
-UNSHOWN = ("env", "stdin", "args")
+UNSHOWN = ("env", "stdin", "args", "notify")
 ONE_COMMAND = ["cmd", "argv", "shell"]
+# An entry of `notify`. YAML reads an unquoted `on` as true, see with_on().
+SINK: dict[str, Any] = {
+    # No choices: ansible-core would hide the value that is wrong, for all of `notify` is no_log.
+    "on": {"type": "list", "elements": "str"},
+    "url": {"type": "str"},
+    "secret": {"type": "str", "no_log": True},
+    "bearer": {"type": "str", "no_log": True},
+    "ca_file": {"type": "path"},
+    "client_cert": {"type": "path"},
+    "client_key": {"type": "path"},
+    "http_timeout": {"type": "raw", "default": notifying.DEFAULT_TIMEOUT},
+    "argv": {"type": "list", "elements": "str"},
+    "journald": {"type": "bool", "default": False},
+    "include_output": {"type": "bool", "default": False},
+}
+NOTIFY: dict[str, Any] = {
+    "notify": {"type": "list", "elements": "dict", "options": SINK, "no_log": True},
+    "notify_for": {"type": "raw", "default": 86400},
+}
 JOB: dict[str, Any] = {
     "cmd": {"type": "str"},
     "argv": {"type": "list", "elements": "str"},
@@ -51,6 +70,7 @@ JOB: dict[str, Any] = {
     "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "attach", "replace"]},
     "rerun": {"type": "str", "default": "always", "choices": ["always", "on_failure", "never"]},
     "retention": {"type": "raw", "default": 14 * 86400},
+    **NOTIFY,
     **ASYNC_DIR,
 }
 
@@ -103,7 +123,8 @@ class Arguments:
         told = params.get("_told") or {}
         params = usable(params, self.spec)
         del params["_told"]
-        request: Record = {"part": None, "parts": None, "look": None, "controller": None, **told}
+        request: Record = {"part": None, "parts": None, "look": None, "controller": None}
+        request.update({"source": None, **told})
         if self.verb == "job_batch":
             request["entries"] = _entries(params, ENTRY if expanded else _unexpanded(ENTRY))
         paths = (
@@ -125,10 +146,28 @@ def usable(params: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unexpanded(spec: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: dict(option, type="str") if option["type"] == "path" else option
-        for name, option in spec.items()
-    }
+    found = {}
+    for name, option in spec.items():
+        found[name] = dict(option, type="str") if option["type"] == "path" else dict(option)
+        if "options" in option:
+            found[name]["options"] = _unexpanded(option["options"])
+    return found
+
+
+def with_on(args: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments in whose ``notify`` the key ``on`` is a text: in YAML 1.1 an unquoted ``on`` means true."""
+    found = dict(args)
+    if isinstance(args.get("notify"), list):
+        found["notify"] = [_with_on(entry) for entry in args["notify"]]
+    if isinstance(args.get("jobs"), list):
+        found["jobs"] = [with_on(one) if isinstance(one, dict) else one for one in args["jobs"]]
+    return found
+
+
+def _with_on(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return {"on" if str(key) == "True" else key: value for key, value in entry.items()}
 
 
 def _entries(params: dict[str, Any], spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -235,6 +274,13 @@ STOP = Arguments(
         "signal": {"type": "str"},
         "grace": {"type": "raw"},
         "missing": {"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
+    },
+)
+NOTIFY_NOW = Arguments(
+    "job_notify",
+    {
+        "state": {"type": "str", "choices": ["delivered"], "default": "delivered"},
+        "timeout": {"type": "raw", "default": 60},
     },
 )
 PRUNE = Arguments(

@@ -149,6 +149,7 @@ extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
   - durable.jobs.durations
+  - durable.jobs.notify
 attributes:
   check_mode:
     details:

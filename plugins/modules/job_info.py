@@ -83,6 +83,7 @@ attributes:
     details:
       - Lists the same. Without check mode, final verdicts on jobs that have died are written into their records.
 seealso:
+  - module: durable.jobs.job_notify
   - module: durable.jobs.job_output
   - module: durable.jobs.job_status
 """
@@ -119,6 +120,14 @@ jobs:
   returned: success
   type: list
   elements: dict
+notifications:
+  description:
+    - How many notifications of all these jobs are still to be delivered, have been, and have been given up. See
+      O(durable.jobs.job_start#module:notify). The C(notifications) of each job says why.
+  returned: success
+  type: dict
+  sample: {pending: 1, delivered: 9, given_up: 0}
+  version_added: 1.0.0
 counts:
   description: How many jobs that are asked for there are of each state. V(unknown) are those with a null state.
   returned: success

@@ -177,6 +177,7 @@ extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
   - durable.jobs.durations
+  - durable.jobs.notify
 attributes:
   check_mode:
     details:
@@ -405,6 +406,38 @@ stopped_by:
   returned: always
   type: dict
   sample: {via: ansible, user: root, login: deploy, controller_user: ada, controller: control.example.com}
+notifications:
+  description:
+    - What has become of what O(durable.jobs.job_start#module:notify) asks for. Null for a job without it.
+  returned: always
+  type: dict
+  sample:
+    pending: 1
+    delivered: 0
+    given_up: 0
+    sinks:
+      - to: https://eda.example.com:5000
+        state: pending
+        reason: Connection refused
+        tries: 7
+        at: '2026-11-21 22:59:50.861902'
+  contains:
+    pending:
+      description: How many notifications are still tried.
+      type: int
+    delivered:
+      description: How many have been taken.
+      type: int
+    given_up:
+      description: How many were not taken in the time of O(durable.jobs.job_start#module:notify_for).
+      type: int
+    sinks:
+      description:
+        - Of each entry to whom it is (C(to), without path and arguments, which may be secret), its C(state), why it has not been taken
+          (C(reason)), how often it was tried, and when last (C(at)). The C(state) is null before the job has ended, and V(unwanted) if
+          the entry does not want to hear of this end.
+      type: list
+      elements: dict
 survivors:
   description:
     - Processes (C(pid) and C(name)) that were still alive after SIGKILL. One that C(/proc) hides (mount option C(hidepid)) is

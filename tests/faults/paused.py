@@ -11,11 +11,13 @@ import runpy
 import signal
 import sys
 
-# Who is forked by whom, in this order; whatever the runner forks after the command is a new keeper.
+# Who is forked by whom, in this order; whatever the runner forks after the command is a new keeper. What a keeper
+# forks after the runner is the deliverer of a job that has notifications.
 CHILDREN = {
     "launcher": ["keeper"],
-    "keeper": ["runner"],
+    "keeper": ["runner", "deliverer"],
     "runner": ["command", "successor"],
+    "deliverer": ["worker"],
 }
 
 program, victim, note = sys.argv[1:4]

@@ -14,6 +14,7 @@ A request, as JSON (``boot`` adds ``async_dir``, resolved on the target)::
      "part": {...}, "parts": [...],    of modules to be launched, see module_jobs
      "look": {...},                of job_wait: how long one run lasts, see verb_wait
      "controller": {"user": ..., "host": ...},    who runs ansible; null where nobody told
+     "source": "web1",             the host's name in the inventory; null where nobody told
      "ansible": true,              whether ansible-core runs the module, and not a person by hand
      "log": {...}}                 what goes to syslog, see syslog_line; null for nothing
 """
@@ -79,6 +80,11 @@ class Call:
         where = Store.open(self.async_dir, create=create)
         where.open_jobs = set()
         self.at_end(where.close)
+        if not self.check_mode and store.has_outbox(where):
+            # Imported here: few async dirs have an outbox.
+            from . import delivery
+
+            self.at_end(lambda: delivery.wake(where))
         if self._engine is not None and not self.check_mode:
             installation.install(where, *self._engine, needed=create)
             self._engine = None

@@ -180,6 +180,7 @@ _OPTIONAL_RULES: Rules = {
     "watchdog": _or_null(_number),
     "reports": _flag,
     "pid_namespace": _integer,
+    "notify": _integer,  # how many sinks, see outbox
     "extended": _number,
     "unit": _or_null(_unit),
     # The record holds a module's result.

@@ -184,6 +184,7 @@ class Job:
 
     def _conclude(self, record: Record) -> None:
         self._unstage()
+        self._post(record)
         data = json.dumps(record).encode()
         bare = dict(record, stdout="", stderr="", truncated=True)
         if schema.PRIVATE in bare:
@@ -213,6 +214,14 @@ class Job:
         finally:
             os.close(fd)
         self._install("record")
+
+    def _post(self, record: Record) -> None:
+        """Write down what is to be told of the end, before anybody can see it."""
+        if record.get(schema.PRIVATE, {}).get("notify"):
+            # Imported here: few jobs have notifications, and no keeper is to be larger for those of others.
+            from . import outbox
+
+            outbox.post(self, record)
 
     def pending_record(self) -> Record | None:
         """Return a final record that is whole but has not been installed; None if there is none.

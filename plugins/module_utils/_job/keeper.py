@@ -31,6 +31,8 @@ from .starter import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from .runner import Inheritance
     from .schema import Record
     from .turn import Turn
@@ -484,11 +486,25 @@ class Keeper:
 
     def _leave(self) -> None:
         """Tell whoever waits that the job has ended, and leave nothing of ours."""
+        deliver = self._claim_delivery()  # before the runner, which waits for our lock, does
         os.close(self._lock)  # wakes whoever waits for the end
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
             self._reap()  # what it had not reaped, if it was killed just now
         cgroup.remove(self._groups)
+        if deliver is not None:
+            deliver()
+
+    def _claim_delivery(self) -> Callable[[], None] | None:
+        """Return what sends the notifications of the end; None if there are none, or somebody else sends them."""
+        if not self.request.get("notify"):
+            return None
+        # Imported by the launcher already, if there are notifications.
+        from . import delivery
+
+        where = self.job.store
+        duty = delivery.claim(where)
+        return None if duty is None else lambda: delivery.stay(where, duty)
 
     def _excerpts(self) -> Record:
         found: Record = {"truncated": False}

@@ -26,9 +26,12 @@ _EMULATED_TAIL = (
 )  # bytes at the end of a stream that survive where holes cannot be punched
 
 
-def become_subreaper() -> bool:
-    """Make orphaned descendants children of this process; tell whether the kernel agreed (prctl(2))."""
-    return _PRCTL is not None and _PRCTL(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+def become_subreaper(wanted: bool = True) -> bool:
+    """Make orphaned descendants children of this process; tell whether the kernel agreed (prctl(2)).
+
+    :param wanted: false to undo it.
+    """
+    return _PRCTL is not None and _PRCTL(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0) == 0
 
 
 def announce_writing(folder: int) -> bool:

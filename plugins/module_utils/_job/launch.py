@@ -11,7 +11,7 @@ import re
 import shlex
 import time
 
-from . import containment, launcher, naming, quantities, schema, store
+from . import containment, launcher, naming, notifying, quantities, schema, store
 from .call import requester
 from .errors import JobError
 from .folder import MissingRecord
@@ -80,6 +80,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
         "on_conflict": params["on_conflict"],
         "rerun": params["rerun"],
         **_contained(params),
+        **notifying.asked(params),
     }
     for name in ("cmd", "argv", "shell", "chdir"):
         if params[name] is not None and "\0" in "".join(params[name]):
@@ -173,6 +174,9 @@ def launch_all(call: Call, where: Store, requests: list[Record], *, slots: int =
         for request in named:
             request["spec"] = naming.specification(request, key)
             request["by"] = requester(call.request)  # of a stop, where a live job is replaced
+    for request in requests:
+        if request.get("notify"):
+            request["source"] = call.request.get("source")
     # What has been compared is not for keepers to carry.
     lean = [{key: one[key] for key in one if key != "args"} for one in requests]
     reply = launcher.launch(_order(where, {"jobs": lean, "slots": slots}))

@@ -17,7 +17,9 @@ Request::
         "chdir": null, "env": {}, "stdin": null, "umask": null, "nice": null,
         "timeout": 3600.0, "max_timeout": null, "watchdog": null,
         "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false,
-        "containment": "auto", "memory_max": null, "cpu_quota": null, "tasks_max": null}],
+        "containment": "auto", "memory_max": null, "cpu_quota": null, "tasks_max": null,
+        "notify": [{"url": "https://..."}], "notify_for": 86400.0,    see notifying; neither without notifications
+        "source": "web1"}],             the host's name in the inventory, for events
      "manager": "/run/systemd/private"}    the socket of the systemd that can give them a unit; null for none
 
 ``"adopt": [jid, ...]`` asks for a new keeper for jobs that have lost theirs, and their runner.
@@ -108,6 +110,8 @@ def answer(request: Record) -> Record:
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.
         from . import modules  # noqa: F401  # pylint: disable=unused-import
+    if request.get("adopt") or any(one.get("notify") for one in request["jobs"]):
+        from . import delivery  # noqa: F401  # pylint: disable=unused-import
     try:
         require_proc()
         store = Store.open(request["async_dir"], create=True)

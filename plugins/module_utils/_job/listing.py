@@ -104,7 +104,7 @@ class Listing:
         job = self._where.job(jid)
         try:
             settle = time.monotonic() < self._settle_until
-            record = looking.judged(job, settle=settle)
+            record = looking.notified(job, looking.judged(job, settle=settle))
         except (JobError, OSError) as error:  # one job is not to hide the others
             record = _unknown(jid, job.results_file, str(error))
         finally:

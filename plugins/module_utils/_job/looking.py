@@ -38,7 +38,16 @@ def look(job: Job, *, show: str = "full", settle: bool = True, reveal: bool = Fa
     record = judged(job, show=show, settle=settle)
     if reveal and record.get(schema.PRIVATE, {}).get("no_log"):
         record = dict(record, **_revealed(job, record, schema.EMBED_LIMIT if show != "none" else 0))
-    return schema.present(record, show)
+    return schema.present(notified(job, record), show)
+
+
+def notified(job: Job, record: Record) -> Record:
+    """Return a record with what has become of the job's notifications, if it has any."""
+    if not record.get(schema.PRIVATE, {}).get("notify"):
+        return record
+    from . import outbox
+
+    return dict(record, notifications=outbox.summary(job, record))
 
 
 def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:

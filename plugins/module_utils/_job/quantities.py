@@ -24,7 +24,7 @@ SHOWN = 60  # characters of a wrong value that a message shows
 
 # The parameters that are durations, whichever module has them.
 DURATIONS = (
-    *("timeout", "max_timeout", "watchdog", "grace", "retention"),
+    *("timeout", "max_timeout", "watchdog", "grace", "retention", "notify_for"),
     *("wait", "older_than", "reconnect_timeout"),
 )
 # The parameters that are whole numbers: the least, the most, and an example.

@@ -179,6 +179,10 @@ def run(
         os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
         _record(job, end)
     os.close(lock)
+    if was_born and request.get("notify"):
+        from . import delivery
+
+        delivery.see_out(job)
 
 
 def _record(job: Job, end: Record) -> None:

@@ -319,6 +319,7 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
         "progress": None,
         PRIVATE: {
             **keyword,
+            **({"notify": len(request["notify"])} if request.get("notify") else {}),
             "version": VERSION,
             "no_log": hidden,
             "boot_id": place["boot_id"],
@@ -599,6 +600,7 @@ def present(record: Record, show: str = "full") -> Record:
     shown.setdefault("failed", False)
     shown.setdefault("output_error", None)
     shown.setdefault("stopped_by", None)
+    shown.setdefault("notifications", None)
     shown["erased"] = None
     for name in STREAMS:
         text = str(shown.get(name) or "")

@@ -151,6 +151,10 @@ class Starter:
             except OSError:
                 pass  # a full disk: a name that means a job which is not there means the one before it
         cgroup.remove(unit.groups(self._request))
+        if self._request.get("notify"):
+            from . import outbox
+
+            outbox.drop(self._job)
         self._job.remove()
 
     def _new_record(self, keeper: int) -> Record:
@@ -172,6 +176,10 @@ class Starter:
         return schema.new_record(self._job.jid, self._request, place)
 
     def _publish(self, record: Record) -> None:
+        if self._request.get("notify"):
+            from . import outbox
+
+            outbox.create(self._job, self._request, record)
         self._job.publish(record)
         if self._request["name"] is not None:
             self._job.store.set_latest(self._request["name"], self._job.jid)

@@ -21,6 +21,7 @@
             record                    room for the final record; becomes <async dir>/<jid> by rename. Until
                                       then it holds a copy of the first one, in case that is damaged
         gone/<jid>/                   the folder of a job that is being removed
+        outbox/                       notifications of jobs that are not delivered yet, see outbox
         pruned                        its time says when a launch is to look again for jobs that may go
 """
 
@@ -101,6 +102,11 @@ def machine() -> Record:
     except OSError:
         known = ""
     return {"id": known, "name": os.uname().nodename}
+
+
+def has_outbox(where: Store) -> bool:
+    """Tell whether a job of an async dir has ever had notifications."""
+    return os.path.lexists(where.private_path("outbox"))
 
 
 def runs_systemd() -> bool:

@@ -23,6 +23,7 @@ SWEEP_INTERVAL = (0.01, 0.25)
 # What a keeper or a runner has open of its job: the end of the path, and the mode of the link to it (proc(5)).
 _ROLES = ("keeper", "runner", "turn")
 _FOLDERS = ("/.durable/jobs", "/.durable/gone")
+_BELL = "/.durable/outbox/bell"  # of those who deliver notifications: of all jobs, so of no job
 _READ_AND_WRITE = 0o600
 UNSEEN = -1  # the start of a process that is there, but that /proc hides from us
 
@@ -201,8 +202,10 @@ def _serves_other_job(pid: int, jid: str) -> bool:
         return False
     for fd in fds:
         try:
-            where, other, role = os.readlink("%s/%s" % (folder, fd)).rsplit("/", 2)
+            path = os.readlink("%s/%s" % (folder, fd))
+            where, other, role = path.rsplit("/", 2)
             is_role = role in _ROLES and other != jid and where.endswith(_FOLDERS)
+            is_role = is_role or path.endswith(_BELL)
             if is_role and os.lstat("%s/%s" % (folder, fd)).st_mode & 0o600 == _READ_AND_WRITE:
                 return True
         except (OSError, ValueError):  # closed meanwhile; or no path of three names

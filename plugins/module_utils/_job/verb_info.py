@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import store, way
+from . import notifying, store, way
 from .call import why_absent
 from .listing import Listing
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from .schema import Record
 
 OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
+
+
+def _notifications(jobs: list[Record]) -> Record:
+    found = [job["notifications"] for job in jobs if job["notifications"]]
+    return {state: sum(one[state] for one in found) for state in notifying.COUNTED}
 
 
 def run(call: Call) -> Record:
@@ -40,6 +45,7 @@ def run(call: Call) -> Record:
     return {
         "jobs": jobs,
         "counts": listing.counts,
+        "notifications": _notifications(jobs),
         "total": total,
         "missing": listing.missing,
         "async_dir": path,
