@@ -317,7 +317,11 @@ def core_async(session: nox.Session, core: str) -> None:
     # setuptools: without it, pip would make an environment to look at the source distribution.
     session.install(core_package(core), "setuptools>=70,<90")
     session.run_install("python", tool, "fetch", targets)
-    library = [] if session.posargs == ["builtin"] else [str(COLLECTION / "plugins" / "keyword")]
+    library = (
+        []
+        if session.posargs == ["builtin"]
+        else [str(COLLECTION / "plugins" / "sub_plugins" / "keyword")]
+    )
     with matrix_grid.cells(f"async from {core}", [str(session.python)]):
         session.run("python", tool, "run", targets, str(TREE), *library)
 

@@ -15,7 +15,6 @@ The jid is our own, as it must be unique in the async dir.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 
@@ -24,9 +23,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.warnings import get_warning_messages
 
 from ansible_collections.durable.jobs.plugins.module_utils._argspec import JOB
-from ansible_collections.durable.jobs.plugins.module_utils._job import schema, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._keyword import keyword_request, respond
+from ansible_collections.durable.jobs.plugins.module_utils._keyword import (
+    Order,
+    keyword_request,
+    respond,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._module import run_engine
 
 TYPE_CHECKING = False
@@ -36,55 +39,6 @@ if TYPE_CHECKING:
     from ansible_collections.durable.jobs.plugins.module_utils._job.schema import Record
 
 GRACE = 2
-# What ansible-core has put into the module, or into the file of its arguments: as JSON, or as words.
-_FLAG = rb'_ansible_%s(": true|=True)'
-
-
-class Order:
-    """What the words on the command line ask for.
-
-    :param words: the words, without our own name.
-    :raises JobError: these are not the words of an ansible-core that we know.
-    """
-
-    def __init__(self, words: list[str]) -> None:
-        if len(words) < 4:
-            raise JobError(
-                "async_wrapper is run by ansible-core for the keyword async, and by nobody else"
-            )
-        # Longer than any machine runs; a record holds no more.
-        self.limit = min(float(words[1]), float(schema.LONGEST))
-        if words[2] in ("true", "false"):
-            self.path, rest = words[3], words[4:]
-            self.args = rest[-1] if rest and rest[-1] != self.path else None
-            keeps = words[2] == "true"
-        else:
-            self.path = words[2]
-            self.args = None if words[3] == "_" else words[3]
-            keeps = words[4:5] == ["-preserve_tmp"] or "-tmp-" not in os.path.dirname(self.path)
-        self.tmpdir = os.path.dirname(self.path)
-        self.keeps_tmpdir = keeps
-        name = os.path.splitext(os.path.basename(self.path))[0]
-        self.module = name[10:] if name.startswith("AnsiballZ_") else name
-
-    def files(self) -> dict[str, Any]:
-        """Return what is to be staged, see ``staging.stage_files``."""
-        return {
-            "module": self.module,
-            "path": self.path,
-            "args": self.args,
-            "tmpdir": self.tmpdir,
-        }
-
-    def has_flag(self, name: str) -> bool:
-        """Tell whether ansible-core has told the module so: ``no_log``, ``check_mode``."""
-        flag = re.compile(_FLAG % name.encode())
-        for path in (self.path, self.args):
-            if path is not None:
-                with open(path, "rb") as source:
-                    if flag.search(source.read()):
-                        return True
-        return False
 
 
 def async_dir() -> str:
