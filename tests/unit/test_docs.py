@@ -37,11 +37,41 @@ def test_what_the_guide_for_those_who_come_from_async_shows_is_what_the_tests_ru
     assert any(block in path.read_text(encoding="utf-8") for path in folder.iterdir()), block
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_what_is_linked_is_there(page):
+OURS = re.compile(
+    r"https://(?:github|raw\.githubusercontent)\.com/durable-jobs/durable\.jobs/(?:(?:blob|tree)/)?main/"
+)
+
+
+def links(page):
+    """Return what a page links to; files of this repository by their path."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (ROOT / link).exists(), link
+    return re.findall(r"\]\(([^)#]+)", text)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_what_is_linked_is_there(page):
+    for link in links(page):
+        path = OURS.sub("", link)
+        assert path.startswith("https://") or (ROOT / path).exists(), link
+
+
+def test_the_readme_has_absolute_links_only():
+    """Galaxy and Automation Hub show it without the repository."""
+    assert [link for link in links("README.md") if not link.startswith("https://")] == []
+
+
+def test_the_readme_has_the_sections_that_certification_asks_for():
+    wanted = ["Description", "Requirements", "Installation", "Use cases", "Testing", "Contributing"]
+    wanted += [
+        "Support",
+        "Communication",
+        "Code of Conduct",
+        "Release notes",
+        "Related information",
+        "License",
+    ]
+    found = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    assert [title for title in found if title in wanted] == wanted
 
 
 def test_the_readme_lists_every_module_role_and_filter():
