@@ -173,12 +173,9 @@ options:
       - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
     type: raw
     default: 1209600
-  _part:
-    description:
-      - Not for playbooks. The action plugin uses it to describe the module that is to be launched.
-    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.internal
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

@@ -68,6 +68,7 @@ options:
     default: false
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.internal
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

@@ -51,12 +51,9 @@ options:
     choices:
       - fail
       - ignore
-  _controller:
-    description:
-      - Not for playbooks. The action plugin uses it to tell the user and the host of the controller.
-    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.internal
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

@@ -70,12 +70,9 @@ options:
       - full
       - tail
       - none
-  _part:
-    description:
-      - Not for playbooks. The action plugin uses it to describe one part of the wait.
-    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.internal
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
