@@ -1,9 +1,9 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way into the engine. A face sends this file, a request and, where there is no engine yet, the engine::
+"""The way into the engine. A face sends this file, a request and, where there is no engine yet, its sources::
 
-    python3 -I -S -c 'import sys; exec(sys.stdin.buffer.read(<size of this file>))' < this file, request, engine
+    python3 -I -S -c 'import sys; exec(sys.stdin.buffer.read(<size of this file>))' < this file, request, sources
 
 It is run from memory, so it needs no file on the target. It finds the installed engine, proves that nobody else can
 have written it, and runs what it has read: nothing can change between the proof and the run.
@@ -13,6 +13,8 @@ Request: one line of JSON, see ``call``, and beside it::
     {"nonce": "0a1b", "engine": "3f2c...",    the name of the engine, see installed_name
      "configured": "/var/jobs",               the async dir, as it was configured; null for the target's own choice
      "environment": {"LANG": "C"}}            variables for the job
+
+Sources: see :func:`compiled`.
 
 Answer, a line of standard output each: ``<nonce> missing``, if there is no engine and none came along; else
 ``<nonce> begun``, and then ``<nonce> <JSON>``, see ``main``.
@@ -66,15 +68,33 @@ class Engine(_LoaderBasics):
         return code
 
 
-def sealed(body: bytes) -> bytes:
-    """Return a file of the engine: what it is, a checksum, and its parts by name, each as marshalled code."""
-    return MARK + sha256(body).digest() + body
+def compiled(name: str, sources: bytes) -> bytes:
+    """Return the file of an engine for this Python: code without docstrings, which keepers would carry for nothing.
+
+    :param sources: compressed JSON, the source of each part by its name.
+    """
+    from zlib import decompress
+
+    codes = {}
+    for part, source in json.loads(decompress(sources)).items():
+        path = "durable.jobs/_job/%s.py" % part
+        code = compile(source, path, "exec", dont_inherit=True, optimize=2)
+        codes[part] = marshal.dumps(code)
+    return sealed(name, marshal.dumps(codes))
 
 
-def is_whole(content: bytes) -> bool:
-    """Tell whether a file of the engine is what was written."""
+def sealed(name: str, body: bytes) -> bytes:
+    """Return a file of the engine: what it is, a checksum, and its parts by name, each as marshalled code.
+
+    :param name: of the file, which the checksum covers: a file that was renamed is no engine.
+    """
+    return MARK + sha256(name.encode() + body).digest() + body
+
+
+def is_whole(name: str, content: bytes) -> bool:
+    """Tell whether a file of the engine is what was written under its name."""
     body = content[len(MARK) + SUM_BYTES :]
-    return content.startswith(MARK) and content == sealed(body)
+    return content.startswith(MARK) and content == sealed(name, body)
 
 
 def installed_name(digest: str) -> str:
@@ -115,7 +135,7 @@ def installed(path: str, name: str) -> bytes | None:
     finally:
         for fd in fds:
             os.close(fd)
-    return content if is_whole(content) else None
+    return content if is_whole(name, content) else None
 
 
 def say(nonce: str, text: str) -> None:
@@ -125,20 +145,23 @@ def say(nonce: str, text: str) -> None:
         data = data[os.write(1, data) :]
 
 
-def run(request: dict[str, Any], carried: bytes) -> None:
+def run(request: dict[str, Any], sources: bytes) -> None:
     """Answer a request."""
     os.environ.update(request.pop("environment"))
     request["async_dir"] = async_dir(request.pop("configured"))
     name = installed_name(request.pop("engine"))
     nonce = request.pop("nonce")
     content = installed(request["async_dir"], name)
-    if content is None and not carried:
-        say(nonce, "missing")
-        return
+    is_new = content is None
+    if content is None:
+        if not sources:
+            say(nonce, "missing")
+            return
+        content = compiled(name, sources)
     say(nonce, "begun")
-    sys.meta_path.insert(0, Engine(content or carried))
+    sys.meta_path.insert(0, Engine(content))
     main = __import__("_job.main", fromlist=["main"])
-    answer = main.answer(request, None if content else (name, carried))
+    answer = main.answer(request, (name, content) if is_new else None)
     say(nonce, json.dumps(answer))
 
 

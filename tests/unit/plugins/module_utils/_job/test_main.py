@@ -58,8 +58,8 @@ def test_a_call_leaves_nothing_open(launcher, fails):
     path = launcher.store.path
     before = opened(path), resource.getrlimit(resource.RLIMIT_NOFILE)
     params = dict(LIST, output="none", jids=["../x"] if fails else None)
-    content = boot.sealed(b"content")
     name = boot.installed_name("0" * 32)
+    content = boot.sealed(name, b"content")
     found = main.answer(request(path, params=params), (name, content))
     assert found.get("failed", False) is fails
     assert (opened(path), resource.getrlimit(resource.RLIMIT_NOFILE)) == before
