@@ -16,12 +16,12 @@ import secrets
 import zlib
 
 from . import _job
-from ._job import boot
 from ._job.errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._job import main  # noqa: F401  # ansible-core sends along what it sees here, and all that this imports
+    # ansible-core sends along what it sees here, and all that this imports.
+    from ._job import boot, main  # noqa: F401
     from ._job.schema import Record
 
 PARTS = (

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the action plugins share: asking the engine on the target, by the direct way or through the module.
 
-The direct way is one command on the target, see ``boot``; a second one if the target has no engine yet. It takes a tenth
-of the time of a module, which ansible-core sends as an archive that the target unpacks and compiles in every run. The
-module is the way wherever a command with data on its standard input cannot be had.
+The direct way is one command on the target, see ``boot``; a second one if the target has no engine yet. It takes a
+tenth of the time of a module, which ansible-core sends as an archive that the target unpacks and compiles in every run.
+The module is the way wherever a command with data on its standard input cannot be had.
 """
 
 from __future__ import annotations
