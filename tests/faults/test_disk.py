@@ -186,7 +186,7 @@ def test_first_launch_on_a_full_disk(full):
     """
     where = store.Store.open(str(full.path / "jobs"), create=True)
     name = boot.installed_name("0" * 32)
-    content = boot.sealed(name, os.urandom(200_000))
+    content = boot.sealed(name, {"main": os.urandom(200_000)})
     for left in range(0, 60, 6):
         full.drain()
         full.fill(left)

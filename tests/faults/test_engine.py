@@ -55,7 +55,7 @@ def planted(mark, name):
     """Return an engine that is whole, but does what somebody else wants: it makes a file."""
     line = f"open({str(mark)!r}, 'w').close()"
     codes = {part: marshal.dumps(compile(line, part, "exec")) for part in ("__init__", "main")}
-    return boot.sealed(name, marshal.dumps(codes))
+    return boot.sealed(name, codes)
 
 
 def put(path, content, mode=0o600):

@@ -187,7 +187,7 @@ def test_forgetting_a_name_and_taking_its_lock_at_once(launcher):
 def put(place, number, moment):
     """Install an engine of that number, as if that had been at that moment; return the name of its file."""
     name = boot.installed_name(f"{number:032}")
-    installation.install(place, name, boot.sealed(name, b"engine"), needed=True)
+    installation.install(place, name, boot.sealed(name, {"main": b"code"}), needed=True)
     os.utime(place.private_path("engine", name), (moment, moment))
     return name
 

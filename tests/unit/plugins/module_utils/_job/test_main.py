@@ -59,7 +59,7 @@ def test_a_call_leaves_nothing_open(launcher, fails):
     before = opened(path), resource.getrlimit(resource.RLIMIT_NOFILE)
     params = dict(LIST, output="none", jids=["../x"] if fails else None)
     name = boot.installed_name("0" * 32)
-    content = boot.sealed(name, b"content")
+    content = boot.sealed(name, {"main": b"code"})
     found = main.answer(request(path, params=params), (name, content))
     assert found.get("failed", False) is fails
     assert (opened(path), resource.getrlimit(resource.RLIMIT_NOFILE)) == before
