@@ -18,10 +18,7 @@ LIST = {"names": None, "states": None, "jids": None, "limit": 0, "order": "newes
 
 def request(path, verb="job_info", **changes):
     """Return a request as boot passes it on."""
-    asked = question(None, verb, **changes).request
-    for name in ("configured", "environment", "nonce"):
-        del asked[name]
-    return dict(asked, async_dir=str(path))
+    return dict(question(None, verb, **changes).request, async_dir=str(path))
 
 
 def opened(path):
