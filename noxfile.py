@@ -81,6 +81,7 @@ SITE = (
 )
 MITOGEN = "mitogen>=0.3.54,<0.4"
 RUNNERS = "mitogen, ansible-runner"  # as a row of the grid
+BY_MODULE = "integration by module"  # as another
 
 nox.needs_version = ">=2025.5.1"
 nox.options.reuse_venv = "yes"
@@ -237,6 +238,19 @@ def integration(session: nox.Session) -> None:
     run_integration(session)
 
 
+@nox.session(name="by-module", requires=["collection"])
+def by_module(session: nox.Session) -> None:
+    """Run the integration targets through modules, where the direct way to the engine is open too."""
+    session.install(core_package(CORE))
+    settings = COLLECTION / "tests" / "integration" / "integration_config.yml"
+    settings.write_text("durable_jobs_force_module: true\n", encoding="utf-8")
+    try:
+        with matrix_grid.cells(BY_MODULE, [HERE]):
+            run_integration(session, *(EDGE_TARGETS if EDGES else ()))
+    finally:
+        settings.unlink()
+
+
 @nox.session(requires=["collection"])
 def molecule(session: nox.Session) -> None:
     """Run the molecule scenarios that need no machines (arguments go to molecule test)."""
@@ -370,6 +384,7 @@ def grid(session: nox.Session) -> None:
     wanted = {"worker": WORKER_PYTHONS}
     wanted.update({f"smoke from {core}": TARGETS[core] for _python, core in CORE_PAIRS})
     wanted.update({f"integration from {core}": [python] for python, core in OTHER_PAIRS})
+    wanted[BY_MODULE] = [HERE]
     wanted.update({f"async from {core}": [python] for python, core in CORE_PAIRS})
     wanted.update({f"sanity of {core}": [python] for python, core in OTHER_PAIRS})
     wanted[RUNNERS] = [HERE]

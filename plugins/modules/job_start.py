@@ -25,6 +25,8 @@ description:
     stopped or reaches its deadline.
   - While it runs, the command may report to E(NOTIFY_SOCKET) as a service of systemd does, for example
     C(systemd-notify --status="copying files" X_PROGRESS=40). See RV(progress). Reports are optional.
+  - The job ends when its command ends. Leave out C(nohup) and C(&), because a program that the command leaves in the background is
+    outside of the job and its O(timeout).
 options:
   cmd:
     description:
