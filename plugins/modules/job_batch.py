@@ -140,13 +140,9 @@ options:
       - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
     type: raw
     default: 1209600
-  _parts:
-    description:
-      - Not for playbooks. What the action plugin tells the module about the modules among O(jobs).
-    type: list
-    elements: raw
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

@@ -51,12 +51,9 @@ options:
     choices:
       - fail
       - ignore
-  _controller:
-    description:
-      - Not for playbooks. Who runs ansible, and where, as the action plugin tells the module.
-    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

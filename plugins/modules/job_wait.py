@@ -70,12 +70,9 @@ options:
       - full
       - tail
       - none
-  _part:
-    description:
-      - Not for playbooks. What the action plugin tells the module about the part of the wait that it is to do.
-    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
