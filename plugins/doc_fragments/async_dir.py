@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Documents module_utils/_argspec.py: ASYNC_DIR_SPEC."""
+    """Documents module_utils/_argspec.py: ASYNC_DIR."""
 
     DOCUMENTATION = r"""
 options:

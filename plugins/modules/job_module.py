@@ -175,7 +175,7 @@ options:
     default: 1209600
 extends_documentation_fragment:
   - durable.jobs.async_dir
-  - durable.jobs.internal
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

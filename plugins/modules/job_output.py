@@ -75,7 +75,7 @@ options:
     default: false
 extends_documentation_fragment:
   - durable.jobs.async_dir
-  - durable.jobs.internal
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

@@ -51,7 +51,7 @@ options:
     type: int
 extends_documentation_fragment:
   - durable.jobs.async_dir
-  - durable.jobs.internal
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

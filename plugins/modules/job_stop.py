@@ -53,7 +53,7 @@ options:
       - ignore
 extends_documentation_fragment:
   - durable.jobs.async_dir
-  - durable.jobs.internal
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

@@ -72,7 +72,7 @@ options:
       - none
 extends_documentation_fragment:
   - durable.jobs.async_dir
-  - durable.jobs.internal
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

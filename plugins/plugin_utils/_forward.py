@@ -78,6 +78,8 @@ class ForwardingAction(ActionBase):
 
         :raises JobError: a number among them is wrong. ansible-core would say so in the module, without an example.
         """
+        if "_told" in self._task.args:
+            raise JobError("_told is not for playbooks")
         # ansible-core takes null for a value in some places and not in others; to us it is as good as not given. Only
         # the jobs that somebody means to name must not be left out silently.
         given = self._task.args.items()

@@ -72,10 +72,6 @@ class Engine(_LoaderBasics):
         code: CodeType = marshal.loads(memoryview(self._content)[start : start + size])
         return code
 
-    def forget(self) -> None:
-        """Give the memory back, in a process that will import nothing more."""
-        self._content = b""
-
 
 def compiled(name: str, sources: bytes) -> bytes:
     """Return the file of an engine for this Python: code without docstrings, which keepers would carry for nothing.
@@ -176,13 +172,14 @@ def run(line: dict[str, Any], rest: BinaryIO) -> None:
     new = None
     if content is None:
         if not sources:
+            rest.read()  # nobody is to fail because he cannot send it
             say(line["nonce"], "missing")
             return
         content = compiled(name, sources)
         new = (name, content)
     say(line["nonce"], "begun")
     sys.meta_path.insert(0, Engine(content))
-    del content, sources  # keepers are to have nothing of them, see Engine.forget
+    del content, sources  # what is not needed any more, keepers are not to carry
     main = __import__("_job.main", fromlist=["main"])
     say(line["nonce"], json.dumps(main.respond(path, rest, new, launches=line["launches"])))
 

@@ -279,7 +279,7 @@ def adopt_all(store: Store, jids: list[str]) -> None:
         if pid == 0:
             try:
                 os.close(ready_out)
-                _leave_engine()
+                _leave_stdio()
                 adopt(job, [ready_in])
             except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
                 log_loss(job)
@@ -290,11 +290,8 @@ def adopt_all(store: Store, jids: list[str]) -> None:
         os.close(ready_out)
 
 
-def _leave_engine() -> None:
-    """Let go of what the caller waits for, of a terminal, if there is one, and of the engine's file in memory."""
-    forget = getattr(__spec__ and __spec__.loader, "forget", None)  # see ``boot``
-    if forget is not None:
-        forget()
+def _leave_stdio() -> None:
+    """Let go of what the caller waits for, and of a terminal, if there is one."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -465,7 +462,7 @@ def _be_keeper(
     """
     answered = False
     try:
-        _leave_engine()
+        _leave_stdio()
         try:
             if turn_lock < 0:
                 record = keeper.launch(inheritance, turn.ahead, list(borrowed.values()))

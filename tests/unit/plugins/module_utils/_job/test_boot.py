@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
+from ansible_collections.durable.jobs.plugins.module_utils import _engine
 from ansible_collections.durable.jobs.plugins.module_utils._job import boot, installation, store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.tests.unit.support import ask
+from ansible_collections.durable.jobs.tests.unit.support import ask, question
 
 NAME = boot.installed_name("0" * 32)
 
@@ -135,6 +138,16 @@ def test_bytecode_of_another_python_is_none(place, engine):
 def test_without_an_engine_nothing_is_done_and_it_is_said(place):
     assert ask(place.path) == (False, None)
     assert os.listdir(place.path) == []
+
+
+def test_without_an_engine_the_whole_question_is_read(place):
+    asked, engine = question(place.path, names=["x" * 1_000_000]), _engine.Engine()
+    with subprocess.Popen(
+        [sys.executable, *engine.words()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdin.write(engine.data(asked))  # a broken pipe would be an error
+        process.stdin.close()
+        assert asked.finds_none(process.stdout.read().decode())
 
 
 def test_an_engine_that_comes_along_answers_and_is_there_the_next_time(place):

@@ -1,7 +1,7 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The parameter by which an action plugin tells its module more than the user has written."""
+"""The parameter by which action plugins tell a module what only they know."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ class ModuleDocFragment:
 options:
   _told:
     description:
-      - Not for playbooks. The action plugin uses it to pass its own part of the request to the module.
+      - Not for playbooks. What the action plugin of the same name tells the module.
     type: dict
 """
