@@ -164,9 +164,17 @@ def _said(name: str, kind: str, value: Any, secret: bool, example: str) -> Itera
         yield
     except (TypeError, ValueError):
         what = "a list" if kind == "list" else "a dictionary"
-        found = "a value of type %s" % type(value).__name__ if secret else quantities.shown(value)
+        found = "a value of type %s" % _type_of(value) if secret else quantities.shown(value)
         text = "%s must be %s such as %s, not %s"
         raise JobError(text % (name, what, example, found)) from None
+
+
+def _type_of(value: Any) -> str:
+    """Return the name of a plain type; ansible-core has types of its own for what comes from a playbook."""
+    return next(
+        (plain.__name__ for plain in (str, list, dict, bool, int) if isinstance(value, plain)),
+        type(value).__name__,
+    )
 
 
 def _unexpanded(spec: dict[str, Any]) -> dict[str, Any]:
