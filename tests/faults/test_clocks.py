@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking
+from ansible_collections.durable.jobs.plugins.module_utils._job import status
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -185,15 +185,15 @@ def test_a_keeper_that_stands_still(launcher, seconds):
     try:
         until_then = time.monotonic() + seconds
         while time.monotonic() < until_then:
-            found = looking.look(job)
+            found = status.look(job)
             assert (found["state"], found["reason"]) == ("running", None)
             time.sleep(min(1, seconds / 2))
         launcher.release()
         exited = until(lambda: job.slot("exit"))
-        assert looking.look(job)["state"] == "running", "what its keeper has not recorded yet"
+        assert status.look(job)["state"] == "running", "what its keeper has not recorded yet"
     finally:
         os.kill(keeper, signal.SIGCONT)
-    found = looking.wait(job, SLACK)
+    found = status.wait(job, SLACK)
     assert (found["state"], found["rc"], found["stdout"]) == ("failed", 3, "done")
     started = job.read_record()["durable_jobs"]["monotonic"]
     assert abs(found["elapsed"] - (exited["monotonic"] - started)) < 0.001
@@ -209,12 +209,12 @@ def test_a_deadline_passes_while_the_keeper_stands_still(launcher):
     keeper = launcher.keeper(job)[0]
     stop(keeper)
     try:
-        found = until(lambda: next((one for one in [looking.look(job)] if one["elapsed"] > 2.5), 0))
+        found = until(lambda: next((one for one in [status.look(job)] if one["elapsed"] > 2.5), 0))
         assert (found["state"], found["reason"], found["finished"]) == ("running", None, False)
     finally:
         os.kill(keeper, signal.SIGCONT)
     went_on = time.monotonic()
-    found = looking.wait(job, SLACK)
+    found = status.wait(job, SLACK)
     assert (found["state"], found["rc"]) == ("timed_out", -15)
     assert found["elapsed"] > 2.5 and time.monotonic() - went_on < 5
     assert launcher.processes(job) == []
@@ -229,10 +229,10 @@ def test_a_runner_that_stands_still(launcher):
     try:
         launcher.release()
         until(lambda: state(command) == "Z", "the end of the command")
-        assert looking.look(job)["state"] == "running"
+        assert status.look(job)["state"] == "running"
     finally:
         os.kill(runner, signal.SIGCONT)
-    found = looking.wait(job, SLACK)
+    found = status.wait(job, SLACK)
     assert (found["state"], found["rc"]) == ("failed", 3)
 
 
@@ -244,9 +244,9 @@ def test_a_deadline_passes_while_the_runner_stands_still(launcher):
     stop(runner)
     try:
         until(lambda: state(command) == "Z", "the end of the command")
-        assert looking.look(job)["state"] in ("running", "timed_out")
+        assert status.look(job)["state"] in ("running", "timed_out")
     finally:
         os.kill(runner, signal.SIGCONT)
-    found = looking.wait(job, SLACK)
+    found = status.wait(job, SLACK)
     assert (found["state"], found["failed"]) == ("timed_out", True)
     assert launcher.processes(job) == []

@@ -20,8 +20,8 @@ import pytest
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     boot,
     installation,
-    looking,
     removing,
+    status,
     stopping,
     store,
 )
@@ -132,7 +132,7 @@ def test_what_a_crash_left_is_swept_up_by_a_later_cleanup(launcher):
     left = sorted(os.listdir(place.private_path("jobs")))
     assert left == sorted([young.jid, living.jid])
     os.rename(living.results_file + "x", living.results_file)
-    assert looking.look(living)["state"] == "running"
+    assert status.look(living)["state"] == "running"
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_forgetting_a_name_and_taking_its_lock_at_once(launcher):
     for _child in range(4):
         pid = os.fork()
         if pid == 0:
-            status = 1
+            code = 1
             try:
                 place = store.Store.open(launcher.store.path, create=False)
                 for _round in range(200):
@@ -174,9 +174,9 @@ def test_forgetting_a_name_and_taking_its_lock_at_once(launcher):
                     os.unlink(inside)
                     os.close(lock)
                     place.mend_name("work")
-                status = 0
+                code = 0
             finally:
-                os._exit(status)
+                os._exit(code)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
 
@@ -214,8 +214,7 @@ def test_engines_of_other_releases_do_not_pile_up(launcher):
     os.kill(keeper, signal.SIGKILL)
     until(lambda: not os.path.exists(f"/proc/{keeper}") or job.is_held("keeper"))
     assert (
-        until(lambda: looking.look(job)["reason"] is None and looking.look(job))["state"]
-        == "running"
+        until(lambda: status.look(job)["reason"] is None and status.look(job))["state"] == "running"
     )
     final = stopping.stop(job, number=signal.SIGTERM, grace=5, reason="asked by a test")
     assert final["state"] == "stopped" and launcher.processes(job) == []

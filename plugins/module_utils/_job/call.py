@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 
-from . import installation, schema, store, way
+from . import installation, schema, store, trust
 from .folder import MissingRecord
 from .printable import printable
 from .store import Store
@@ -149,7 +149,7 @@ def why_absent(
     if folder not in ("", os.path.normpath(path)):
         hint = "; it was launched in %s: set async_dir to that, or use the same become" % folder
         return printable(text + hint)
-    for user, folder in way.elsewhere(path, jid or "", name or ""):
+    for user, folder in trust.elsewhere(path, jid or "", name or ""):
         if user == me:
             text += "; there is one in %s: set async_dir to that" % folder
         else:

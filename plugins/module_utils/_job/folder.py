@@ -12,9 +12,9 @@ import os
 import stat
 import sys
 
-from . import files, flaws, schema, way
+from . import files, schema, trust, validation
 from .errors import SHORTAGES, JobError
-from .way import user_name
+from .trust import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Job:
         try:
             kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             if not stat.S_ISREG(kind):
-                raise DamagedRecord("it is %s" % way.KINDS.get(stat.S_IFMT(kind), "unknown"))
+                raise DamagedRecord("it is %s" % trust.KINDS.get(stat.S_IFMT(kind), "unknown"))
             fd = os.open(name, flags, dir_fd=folder)
         except FileNotFoundError:
             raise MissingRecord(self.jid) from None
@@ -267,7 +267,7 @@ class Job:
             if error.errno in SHORTAGES:
                 raise self._unseen(error) from None
             return None
-        return None if flaws.slot_flaw(slot, content) else content
+        return None if validation.slot_flaw(slot, content) else content
 
     def spoilt(self, slot: str) -> bool:
         """Tell whether a slot that cannot be read is not as it was made either."""
@@ -555,7 +555,7 @@ def _parse_record(jid: str, data: bytes) -> Record:
         record: Record = loads(data)
     except ValueError:
         raise DamagedRecord("it is not JSON") from None
-    flaw = flaws.record_flaw(jid, record)
+    flaw = validation.record_flaw(jid, record)
     if flaw:
         raise DamagedRecord(flaw)
     return record

@@ -14,26 +14,26 @@ import time
 from . import (
     cgroup,
     kernel,
-    looking,
+    notify_socket,
     output,
-    reports,
+    processes,
     runner,
     schema,
     shutdown,
+    status,
     stopping,
     store,
-    tree,
     unit,
 )
 from .errors import MISHAPS, JobError
 from .folder import DamagedRecord, Job, MissingRecord, log_loss, output_error
-from .starter import Starter
+from .spawn import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .queueing import Turn
     from .runner import Inheritance
     from .schema import Record
-    from .turn import Turn
 
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
@@ -67,7 +67,7 @@ class Keeper:
         self._streams = output.Streams([], 0)
         self._starter = Starter(job, request, lock)
         # Made when something is reported. Most commands never do, and shall not cost more for it.
-        self._reports: reports.Reports | None = None
+        self._reports: notify_socket.Reports | None = None
         self._stop: Record | None = None
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
@@ -89,7 +89,7 @@ class Keeper:
             self._streams = output.Streams(fds, self.request["output_limit"])
         self._poll.register(self._wakeup[0], select.POLLIN)
         self._poll.register(self._lock, select.POLLIN)
-        if reports.listen(self.job):
+        if notify_socket.listen(self.job):
             self._poll.register(self.job.inbox, select.POLLIN)
         if to_start:
             self._starter.open()
@@ -210,7 +210,7 @@ class Keeper:
         self.command, self._began = private["command"]["pid"], private["monotonic"]
         started = private["command"]["started"]
         # The session of a command that was gone before we came may be a stranger's.
-        if tree.is_command(self.command, started):
+        if processes.is_command(self.command, started):
             self._session = (self.command, started)
         self.ending = self.job.slot("ending")
         self._hearing().resume(self.job.slot(schema.PROGRESS))
@@ -233,7 +233,7 @@ class Keeper:
             self.exited = self.job.slot("exit")
             # What cannot be seen may be there.
             os.close(os.open("/proc/%d/stat" % os.getpid(), os.O_RDONLY))
-            self.gone = not tree.is_command(command["pid"], command["started"])
+            self.gone = not processes.is_command(command["pid"], command["started"])
             self._reap()  # if it has become our child, it may have ended since
 
     # -- stay -------------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class Keeper:
         """Return when the job is to be ended (monotonic clock), as far as is known now, and for what reason."""
         hearing = self._hearing()
         # What has been reported counts, also if we could not read it before.
-        hearing.take(reports.BACKLOG)
+        hearing.take(notify_socket.BACKLOG)
         timeout, watchdog = self.request["timeout"], self.request["watchdog"]
         limits: list[tuple[float, str | None]] = [(float("inf"), None)]
         if timeout:
@@ -305,7 +305,7 @@ class Keeper:
 
     def _wait(self, seconds: float | None) -> None:
         """Sleep until something happens to a child or the time is over, and take note of it."""
-        # Only what poll found is read: exceptions of those that are empty would cost memory, see starter.
+        # Only what poll found is read: exceptions of those that are empty would cost memory, see spawn.
         child_changed = False
         if self._reports is not None:
             seconds = self._reports.patience(seconds)
@@ -337,12 +337,12 @@ class Keeper:
         if self.command:
             self._hearing().take()
         else:
-            reports.discard(self.job)
-        time.sleep(reports.REST)
+            notify_socket.discard(self.job)
+        time.sleep(notify_socket.REST)
 
-    def _hearing(self) -> reports.Reports:
+    def _hearing(self) -> notify_socket.Reports:
         if self._reports is None:
-            self._reports = reports.Reports(self.job, self.request, self._began)
+            self._reports = notify_socket.Reports(self.job, self.request, self._began)
         return self._reports
 
     def _read_report(self) -> None:
@@ -381,13 +381,13 @@ class Keeper:
         """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, code = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 break
             if pid == 0:
                 break
             if pid == self.command and self.exited is None:
-                self.exited = runner.ended(status, self._groups)
+                self.exited = runner.ended(code, self._groups)
                 self._note("exit", self.exited)
             elif pid == self.runner:
                 self.runner = 0
@@ -402,10 +402,10 @@ class Keeper:
 
     # -- end --------------------------------------------------------------------------------------------------------
 
-    def _members(self) -> list[tree.Process]:
+    def _members(self) -> list[processes.Process]:
         # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is its child.
         parent = [self.runner] if self.runner and self.runner == os.getppid() else []
-        found = tree.members(
+        found = processes.members(
             self.job.jid,
             roots=[os.getpid()] if self.subreaper else parent,
             session=self._session,
@@ -423,7 +423,7 @@ class Keeper:
         kill_at = min(self._grace_until(), time.monotonic() + how["grace"])
         self.ending = {"reason": None, **how, "state": state, "survivors": [], "kill_at": kill_at}
         self._note("ending", self.ending)
-        left = tree.end(
+        left = processes.end(
             self._members,
             number=how["signal"],
             grace=how["grace"],
@@ -435,7 +435,7 @@ class Keeper:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
             self._note("ending", self.ending)
         if not self.subreaper:  # else whatever leaves its parent becomes ours, hidden or not
-            self.ending["unseen"] = tree.is_blind()
+            self.ending["unseen"] = processes.is_blind()
 
     def _pause(self, seconds: float) -> bool:
         self._wait(seconds)
@@ -458,13 +458,13 @@ class Keeper:
         record = json.loads(self._written)
         hearing = self._hearing()
         if self.command:
-            hearing.take(reports.BACKLOG)
+            hearing.take(notify_socket.BACKLOG)
             end = float("inf") if self.exited is None else self.exited["monotonic"]
             record = schema.with_reports(record, hearing.shown(record, end))
         hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
         streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
         known = self.exited is not None
-        final = looking.finish(
+        final = status.finish(
             self.job,
             dict(record, **streams),
             state="exited" if known else schema.LOST,
@@ -517,7 +517,7 @@ def adopt(job: Job, borrowed: list[int]) -> None:
     try:
         private = job.read_record()[schema.PRIVATE]
     except (MissingRecord, DamagedRecord):
-        reports.discard(job)
+        notify_socket.discard(job)
         return  # nothing tells what to enforce; every look says so, and the runner will ask again
     if not _can_see(private):
         return

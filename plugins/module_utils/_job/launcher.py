@@ -36,13 +36,13 @@ import os
 import select
 import sys
 
-from . import looking, lookups, schema, stopping, unit
+from . import prewarm, schema, status, stopping, unit
 from .errors import JobError
 from .folder import log_loss
 from .keeper import Keeper, adopt
+from .queueing import Turn
 from .runner import Inheritance, read_all
 from .store import Store, require_proc
-from .turn import Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class Launcher:
             _send(self._request, json.dumps(request).encode())
         except BrokenPipeError:  # what it died of is in the errors
             pass
-        data, errors, status = self._end()
+        data, errors, code = self._end()
         if not data:
-            told = (status, errors.decode("utf-8", "replace").strip()[-2000:])
+            told = (code, errors.decode("utf-8", "replace").strip()[-2000:])
             raise JobError("the launcher gave no answer (wait status %d): %s" % told)
         found: Record = json.loads(data)
         return found
@@ -120,8 +120,8 @@ class Launcher:
     def _end(self) -> tuple[bytes, bytes, int]:
         os.close(self._request)
         data, errors = read_all(self._answer), read_all(self._errors)
-        _pid, status = os.waitpid(self._pid, 0)
-        return data, errors, status
+        _pid, code = os.waitpid(self._pid, 0)
+        return data, errors, code
 
 
 _ready: list[Launcher] = []
@@ -167,7 +167,7 @@ def _redirect(answer: int, errors: int) -> None:
 def answer(request: Record) -> Record:
     """Launch what is asked for. The answer tells about each job by itself."""
     inheritance = Inheritance()
-    lookups.look_up(sys.modules[__name__])
+    prewarm.look_up(sys.modules[__name__])
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.
@@ -427,7 +427,7 @@ def _without_launch(store: Store, request: Record) -> Record | None:
     """Answer a request whose name says that there is nothing to launch; None if there is."""
     if request["name"] is None:
         return None
-    job, record = looking.latest(store, request["name"])
+    job, record = status.latest(store, request["name"])
     decision = schema.decide(
         record, request["spec"], on_conflict=request["on_conflict"], rerun=request["rerun"]
     )

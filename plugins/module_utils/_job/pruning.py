@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import looking, removing, schema, store
+from . import removing, schema, status, store
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord, is_ours
 
@@ -254,7 +254,7 @@ def _finished(job: Job, clocks: _Clocks, *, settle: bool) -> tuple[Finished | No
     except DamagedRecord:
         known = False
     if not known:
-        record = looking.judged(job, settle=settle)
+        record = status.judged(job, settle=settle)
         if not record["finished"]:
             return None, record
         if schema.PRIVATE in record:

@@ -13,7 +13,7 @@ import select
 import signal
 import time
 
-from . import cgroup, kernel, reports, shutdown, unit
+from . import cgroup, kernel, notify_socket, shutdown, unit
 from .errors import MISHAPS, SHORTAGES
 from .folder import DamagedRecord, MissingRecord, log_loss
 from .schema import COOKIE
@@ -364,7 +364,7 @@ def _become_command(
         ]
         for target, source in enumerate(sources):
             os.dup2(source, target)
-        addresses = reports.environment(job, request, os.getppid())
+        addresses = notify_socket.environment(job, request, os.getppid())
         unit.enter(request)
         if os.read(outfit.gate_out, 1) != b"":
             inheritance.restore()
@@ -406,7 +406,7 @@ def _failure(error: Exception, parameter: str, subject: str) -> bytes:
 
 def _environment(jid: str, extra: dict[str, str], addresses: dict[str, str]) -> dict[str, str]:
     environment = dict(os.environ)
-    for name in reports.INHERITED:
+    for name in notify_socket.INHERITED:
         environment.pop(name, None)
     environment.update(addresses)
     environment.update(extra)  # the user's own wins: an empty NOTIFY_SOCKET is none

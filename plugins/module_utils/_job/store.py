@@ -32,10 +32,10 @@ import os
 import stat
 import time
 
-from . import files, schema, way
+from . import files, schema, trust
 from .errors import JobError
 from .folder import Job
-from .way import user_name
+from .trust import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,23 +132,23 @@ class Store:
             or others could put something into it or in its place.
         """
         if not os.path.isabs(path):
-            raise way.refusal(
+            raise trust.refusal(
                 path,
                 "it is not an absolute path",
                 "give a path that begins with / or with the ~ of a user who has a home",
             )
         path = os.path.normpath(path)
-        way.check_way(path)
+        trust.check_way(path)
         if create:
-            way.make_path(path)
+            trust.make_path(path)
         try:
             fd = os.open(path, files.DIR_FLAGS)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise way.refusal(path, *way.why_not(path, error)) from None
+            raise trust.refusal(path, *trust.why_not(path, error)) from None
         try:
-            way.check_own(path, os.fstat(fd), create)
+            trust.check_own(path, os.fstat(fd), create)
         except BaseException:
             os.close(fd)
             raise
@@ -182,7 +182,7 @@ class Store:
 
     def refusal(self, path: str, why: str) -> JobError:
         """Return what to tell the user about something in here that is not what we made."""
-        return way.refusal(
+        return trust.refusal(
             self.path, "%s %s" % (path, why), "find out who put it there and remove it"
         )
 
@@ -238,7 +238,7 @@ class Store:
 
     def require(self, found: os.stat_result, kind: int, path: str) -> None:
         """Refuse what is not of that kind, or not ours alone. :raises JobError: naming the path."""
-        flaw = way.flaw(found, kind)
+        flaw = trust.flaw(found, kind)
         if flaw:
             raise self.refusal(path, flaw)
 

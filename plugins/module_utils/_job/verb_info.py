@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import store, way
+from . import store, trust
 from .call import why_absent
 from .listing import Listing
 
@@ -33,9 +33,9 @@ def run(call: Call) -> Record:
     if listing.missing:
         text += "; " + why_absent(path, listing.missing[0], None)
     elif not total and not any(asked.values()):
-        others = ", ".join(way.whose(path))
+        others = ", ".join(trust.whose(path))
         text += "; there are async dirs of %s: look as that user" % others if others else ""
-        own = [folder for name, folder in way.elsewhere(path) if name == user]
+        own = [folder for name, folder in trust.elsewhere(path) if name == user]
         text += "; there is an async dir of yours in %s" % ", ".join(own) if own else ""
     return {
         "jobs": jobs,

@@ -11,7 +11,7 @@ from . import removing, schema, store
 from .call import why_absent
 from .errors import JobError
 from .folder import MissingRecord
-from .looking import look, wait
+from .status import look, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

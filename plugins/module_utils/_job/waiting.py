@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Waiting for many jobs at once, on the target. Private to the collection.
 
-One poll(2) watches the bells of all jobs (see _job.looking), so waiting costs no time of the processor, and only a job
+One poll(2) watches the bells of all jobs (see _job.status), so waiting costs no time of the processor, and only a job
 whose bell has rung is looked at again.
 """
 
@@ -14,7 +14,7 @@ import resource
 import select
 import time
 
-from . import looking, schema
+from . import schema, status
 from .errors import JobError
 from .folder import MissingRecord
 from .printable import make_printable
@@ -152,7 +152,7 @@ class Waiter:
         job, reference = self._jobs[number], self._meant[number]
         if job is not None:
             try:
-                found = looking.look(job, show="none", settle=self._settle)
+                found = status.look(job, show="none", settle=self._settle)
                 if found["finished"]:
                     self._bells.take_down(number)  # its keeper may still be there for a moment
                 return found
@@ -218,7 +218,7 @@ class Waiter:
         if job is None or show == "none":
             return found
         try:
-            full = looking.look(job, show=show, settle=self._settle)
+            full = status.look(job, show=show, settle=self._settle)
         except (MissingRecord, JobError):
             return found
         job.close()
@@ -288,7 +288,7 @@ class _Bells:
             job = self._jobs[number]
             if job is None or number in self._hung or len(self._hung) >= self._room:
                 continue
-            fd = looking.bell(job)
+            fd = status.bell(job)
             job.close()
             if fd is not None:
                 self._hung[number], self._numbers[fd] = fd, number

@@ -17,10 +17,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     async_jobs,
-    looking,
     modules,
     removing,
     schema,
+    status,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.call import why_absent
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
@@ -74,13 +74,13 @@ def _look(module: AnsibleModule, job: Job, private: Record | None) -> Record:
     if private is None:
         return _of_the_builtin(job)
     settle = not module.check_mode
-    found = looking.look(job, settle=settle, reveal=True)
+    found = status.look(job, settle=settle, reveal=True)
     if settle and found["reason"] == schema.UNSUPERVISED:
         adopt = keyword_request("job_adopt", {"jids": [job.jid]}, no_log=True)
         run_engine(module, adopt, job.store.path)
     if not found["finished"] and 0 < (found["timeout"] or 0) <= (found["elapsed"] or 0):
         # Its time is up, and it is being ended. The last look of `poll` comes now, and is to see what became of it.
-        found = looking.wait(job, ENDING, settle=settle, reveal=True)
+        found = status.wait(job, ENDING, settle=settle, reveal=True)
     return _of_the_keyword(job, found) if "keyword" in private else found
 
 
@@ -89,7 +89,7 @@ def _of_the_builtin(job: Job) -> Record:
     record = job.read_record()
     if not async_jobs.is_unfinished(job.jid, record):
         return dict(record, finished=True)
-    found = looking.look(job)
+    found = status.look(job)
     if found["state"] == schema.LOST:
         return found
     return dict(record, finished=False)

@@ -16,10 +16,10 @@ import sys
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
+    processes,
     schema,
+    status,
     stopping,
-    tree,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.support import request, until
@@ -152,7 +152,7 @@ def test_a_lost_job_counts_as_failed(launcher):
     os.kill(pids[1], signal.SIGSTOP)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: looking.look(job)["finished"])
+    until(lambda: status.look(job)["finished"])
     assert "record" in only(launcher, named("sleep 60", rerun="on_failure"))
 
 
@@ -268,14 +268,14 @@ def crowd(launcher, *requests):
     arguments = [sys.executable, "-I", "-S", launcher.program]
     with contextlib.ExitStack() as stack:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        processes = [
+        members = [
             stack.enter_context(subprocess.Popen(arguments, **pipes)) for _request in requests
         ]
-        for process, asked in zip(processes, requests):
+        for process, asked in zip(members, requests):
             data = {"async_dir": launcher.store.path, "jobs": [asked]}
             process.stdin.write(json.dumps(data).encode())
             process.stdin.close()
-        answers = [json.loads(process.stdout.read())["jobs"][0] for process in processes]
+        answers = [json.loads(process.stdout.read())["jobs"][0] for process in members]
     jids = [one["record"]["ansible_job_id"] for one in answers if "record" in one]
     launcher.jobs += [launcher.store.job(jid) for jid in jids]
     return answers
@@ -317,5 +317,7 @@ def test_whoever_decides_may_be_killed_at_any_moment(launcher, _round, tmp_path)
     until(lambda: os.path.exists(tmp_path / "ran") and (tmp_path / "ran").read_text())
     assert (tmp_path / "ran").read_text() == "\n", "it ran once, whoever started it"
     assert [
-        one for one in tree.all_processes().values() if one.parent == os.getpid() and one.zombie
+        one
+        for one in processes.all_processes().values()
+        if one.parent == os.getpid() and one.zombie
     ] == []

@@ -15,9 +15,9 @@ import time
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
     pruning,
     removing,
+    status,
     store,
 )
 from ansible_collections.durable.jobs.tests.faults import modules
@@ -82,7 +82,7 @@ def test_without_a_limit_all_that_has_finished_goes_and_nothing_else(launcher):
     assert left(launcher.store) == [live.jid]
     assert os.listdir(launcher.store.private_path("jobs")) == [live.jid]
     assert os.listdir(launcher.store.private_path("gone")) == []
-    assert looking.look(live)["state"] == "running"
+    assert status.look(live)["state"] == "running"
     again = job_prune(launcher.store)
     assert (again["changed"], again["pruned"], again["bytes_freed"]) == (False, [], 0)
     assert again["msg"] == "nothing to remove"
@@ -150,7 +150,7 @@ def test_check_mode_lists_exactly_what_goes_and_touches_nothing(launcher):
     lost = launcher.ready("echo ready; exec sleep 61")
     keeper, runner = launcher.keeper(lost)
     os.kill(runner, signal.SIGSTOP)
-    command = looking.judged(lost)["durable_jobs"]["command"]["pid"]
+    command = status.judged(lost)["durable_jobs"]["command"]["pid"]
     for pid in (keeper, runner, command):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not lost.is_held("keeper") and not lost.is_held("runner"))
@@ -187,7 +187,7 @@ def test_a_queued_job_stays(launcher):
     (finished,) = done(launcher, "true")
     assert job_prune(launcher.store)["kept"] == 2
     assert left(launcher.store) == sorted([running.jid, queued.jid])
-    assert looking.look(queued)["state"] == "queued"
+    assert status.look(queued)["state"] == "queued"
     assert finished.jid not in left(launcher.store)
 
 
@@ -199,7 +199,7 @@ def test_an_unsupervised_job_stays(launcher):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
     assert job_prune(launcher.store)["kept"] == 1
-    assert looking.look(job)["reason"] == "unsupervised"
+    assert status.look(job)["reason"] == "unsupervised"
 
 
 def test_a_clock_that_was_set_forward_makes_no_job_older(launcher):
@@ -335,7 +335,7 @@ def test_a_record_that_cannot_be_removed_keeps_its_folder(launcher):
     os.makedirs(os.path.join(job.results_file, "full"))
     assert job_prune(launcher.store)["failed_jobs"] == [job.jid]
     assert sorted(os.listdir(job.path("")))[:2] == ["ending", "exit"]
-    assert looking.look(job)["rc"] == 3
+    assert status.look(job)["rc"] == 3
 
 
 def test_without_an_async_dir_there_is_nothing_to_remove(tmp_path):

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import store, way
+from ansible_collections.durable.jobs.plugins.module_utils._job import store, trust
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
     SLOT_BYTES,
@@ -252,8 +252,10 @@ def test_whose_names_another_users_dir(tmp_path, monkeypatch):
     class Entry:
         pw_name, pw_dir = "somebody", str(tmp_path)
 
-    monkeypatch.setattr(way.pwd, "getpwall", lambda: [Entry])
+    monkeypatch.setattr(trust.pwd, "getpwall", lambda: [Entry])
     (tmp_path / ".ansible_async").mkdir()
     (tmp_path / ".ansible_async" / "j1.2").write_text(json.dumps({}))
-    assert list(way.whose("/elsewhere", "j1.2")) == [f"user somebody in {tmp_path}/.ansible_async"]
-    assert not list(way.whose("/elsewhere", "j9.9"))
+    assert list(trust.whose("/elsewhere", "j1.2")) == [
+        f"user somebody in {tmp_path}/.ansible_async"
+    ]
+    assert not list(trust.whose("/elsewhere", "j9.9"))

@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from . import cgroup, flaws, output, schema, store, tree, unit
+from . import cgroup, output, processes, schema, store, unit, validation
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord
 
@@ -147,7 +147,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         evidence.left = bool(
             ending
             and same_boot
-            and cgroup.joined(tree.marked(job.jid), unit.groups(private), job.jid)
+            and cgroup.joined(processes.marked(job.jid), unit.groups(private), job.jid)
         )
         evidence.damaged = schema.FLAW in private or (exited is None and job.spoilt("exit"))
         if same_boot and not (evidence.exited or evidence.runner or evidence.command):
@@ -229,8 +229,8 @@ def _is_elsewhere(private: Record) -> bool:
 
 def _has_command(job: Job, private: Record) -> bool:
     if _is_elsewhere(private):
-        return bool(tree.marked(job.jid))
-    return tree.is_command(private["command"]["pid"], private["command"]["started"])
+        return bool(processes.marked(job.jid))
+    return processes.is_command(private["command"]["pid"], private["command"]["started"])
 
 
 def _require_sight(job: Job, private: Record) -> None:
@@ -253,7 +253,7 @@ def _outlives_its_folder(job: Job, private: Record) -> bool:
     """
     if os.path.lexists(job.path("keeper")) or "command" not in private:
         return False
-    one = tree.process(private["keeper"])
+    one = processes.process(private["keeper"])
     return one is not None and not one.zombie and 0 <= one.started <= private["command"]["started"]
 
 
@@ -341,7 +341,7 @@ def _from_builtin(job: Job, record: Record) -> Record:
     unfinished = async_jobs.is_unfinished(job.jid, record)
     finished = not unfinished or reason is not None
     found = schema.unknown(job.jid)
-    said = flaws.usable(record)
+    said = validation.usable(record)
     found.update((key, value) for key, value in said.items() if not key.startswith("_ansible_"))
     failed = finished and bool(record.get("failed"))
     state = schema.SUCCEEDED if finished else schema.RUNNING

@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from . import cgroup, reports, runner, schema, store, tree, unit
+from . import cgroup, notify_socket, processes, runner, schema, store, unit
 from .errors import JobError
 from .folder import Job
 
@@ -101,7 +101,7 @@ class Starter:
         keeper = os.getpid()
 
         def write_down() -> bytes:
-            itself = tree.process(os.getpid())
+            itself = processes.process(os.getpid())
             command = {"pid": os.getpid(), "started": itself.started if itself else 0}
             start: Record = {"epoch": time.time(), "monotonic": time.monotonic()}
             start.update(runner=os.getppid(), command=command, ahead=ahead)
@@ -164,7 +164,7 @@ class Starter:
             "containment": schema.SYSTEMD if self._request.get("unit") else schema.PROCESS,
             "unit": self._request.get("unit"),
             "keeper": keeper,
-            "reports": reports.address(self._job, 0) is not None,
+            "reports": notify_socket.address(self._job, 0) is not None,
             "results_file": self._job.results_file,
             "stdout_file": self._job.path("stdout"),
             "stderr_file": self._job.path("stderr"),
