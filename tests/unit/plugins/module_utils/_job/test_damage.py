@@ -179,7 +179,7 @@ def test_a_flaw_is_told_in_a_sentence(record, says):
     assert says in validation.record_flaw(JID, record)
 
 
-@pytest.mark.parametrize("status", ["x", None, True, 1.5, -1, 0x7F, 0xFFFF, 1 << 16, [3]])
+@pytest.mark.parametrize("code", ["x", None, True, 1.5, -1, 0x7F, 0xFFFF, 1 << 16, [3]])
 def test_an_exit_slot_of_wrong_types_counts_as_none(code):
     with a_job() as job:
         put(job.results_file, json.dumps(RUNNING).encode())
