@@ -36,6 +36,7 @@ PARTS = (
     "files",
     "validation",
     "folder",
+    "host",
     "installation",
     "keeper",
     "kernel",

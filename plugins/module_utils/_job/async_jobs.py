@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import processes, schema, store
+from . import host, processes, schema
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def why_lost(job: Job) -> str | None:
 
     :raises JobError: /proc is of no use here.
     """
-    store.require_proc()
+    host.require_proc()
     try:
         written = os.stat(job.jid, dir_fd=job.store.fd, follow_symlinks=False).st_mtime
     except FileNotFoundError:  # removed at this moment
@@ -78,11 +78,11 @@ def _would_see(job: Job) -> bool:
 
     Not from within a container, whose files others may have, too, nor if another machine may have launched it.
     """
-    is_first = store.pid_namespace() == store.FIRST_NAMESPACE
+    is_first = host.pid_namespace() == host.FIRST_NAMESPACE
     point, kind = _mount(job.store.fd)
     # A machine of systemd-nspawn or LXC is one by itself, apart from what has been mounted into it.
     first = processes.process(1)
-    is_machine = is_first or (point == "/" and first is not None and first.name in store.INITS)
+    is_machine = is_first or (point == "/" and first is not None and first.name in host.INITS)
     return is_machine and kind in LOCAL and not _may_be_hidden(int(job.jid.rpartition(".")[2]))
 
 

@@ -16,7 +16,7 @@ import os
 import signal
 import time
 
-from . import async_jobs, files, processes, schema, store
+from . import async_jobs, files, host, processes, schema
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord, write_beside
 
@@ -118,7 +118,7 @@ class Wrapped:
 
 def prove(jobs: list[Job]) -> tuple[list[Wrapped], dict[str, JobError]]:
     """Return those of some jobs that can be ended, and by jid what to tell of the others."""
-    store.require_proc()
+    host.require_proc()
     table = processes.all_processes()
     proved: list[Wrapped] = []
     refused = {}

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 
-from . import installation, schema, store, trust
+from . import host, installation, schema, trust
 from .folder import MissingRecord
 from .printable import printable
 from .store import Store
@@ -136,7 +136,7 @@ def why_absent(
 
     :param launched: what the result of its launch tells, see ``references.Reference``.
     """
-    me = store.user_name(os.geteuid())
+    me = host.user_name(os.geteuid())
     which = jid or "named %r" % name
     text = "could not find job %s in %s as user %s" % (which, path, me)
     if not (schema.valid_jid(jid) if jid else schema.valid_name(name or "")):
@@ -163,7 +163,7 @@ def requester(request: Record) -> dict[str, Any]:
     told = request.get("controller") or {}
     by = {
         "via": "ansible" if request["ansible"] else "local",
-        "user": store.user_name(os.geteuid()),
+        "user": host.user_name(os.geteuid()),
         "login": os.environ.get("SUDO_USER") or os.environ.get("DOAS_USER") or _login_user(),
         "controller_user": told.get("user"),
         "controller": told.get("host"),
@@ -178,4 +178,4 @@ def _login_user() -> str | None:
             uid = int(source.read())
     except (OSError, ValueError):  # a kernel without auditing
         return None
-    return store.user_name(uid) if uid < NO_LOGIN else None
+    return host.user_name(uid) if uid < NO_LOGIN else None

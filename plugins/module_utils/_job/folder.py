@@ -14,7 +14,7 @@ import sys
 
 from . import files, schema, trust, validation
 from .errors import SHORTAGES, JobError
-from .trust import user_name
+from .host import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

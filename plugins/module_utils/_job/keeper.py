@@ -13,6 +13,7 @@ import time
 
 from . import (
     cgroup,
+    host,
     kernel,
     notify_socket,
     output,
@@ -22,7 +23,6 @@ from . import (
     shutdown,
     status,
     stopping,
-    store,
     unit,
 )
 from .errors import MISHAPS, JobError
@@ -541,10 +541,10 @@ def adopt(job: Job, borrowed: list[int]) -> None:
 
 def _can_see(private: Record) -> bool:
     """Tell whether the pids in a record mean to us what they meant to who wrote it."""
-    if private["boot_id"] != store.boot_id():
+    if private["boot_id"] != host.boot_id():
         return False  # after a reboot none of its processes is left: who has their pids now is a stranger
     # In another namespace we would not see its processes, or know them by other pids.
-    return private.get("pid_namespace", 0) in (0, store.pid_namespace())
+    return private.get("pid_namespace", 0) in (0, host.pid_namespace())
 
 
 def _successor(job: Job, record: Record, lock: int) -> Keeper:

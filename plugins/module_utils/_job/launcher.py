@@ -39,10 +39,11 @@ import sys
 from . import prewarm, schema, status, stopping, unit
 from .errors import JobError
 from .folder import log_loss
+from .host import require_proc
 from .keeper import Keeper, adopt
 from .queueing import Turn
 from .runner import Inheritance, read_all
-from .store import Store, require_proc
+from .store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import removing, schema, status, store
+from . import host, removing, schema, status
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord, is_ours
 
@@ -226,7 +226,7 @@ class _Clocks:
 
     def __init__(self) -> None:
         self.now = time.time()
-        self._boot_id = store.boot_id()
+        self._boot_id = host.boot_id()
         self._offset = self.now - time.monotonic()
 
     def age(self, record: Record, when: float) -> float:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from . import cgroup, notify_socket, processes, runner, schema, store, unit
+from . import cgroup, host, notify_socket, processes, runner, schema, unit
 from .errors import JobError
 from .folder import Job
 
@@ -157,10 +157,10 @@ class Starter:
         place = {
             "epoch": time.time(),
             "monotonic": time.monotonic(),
-            "boot_id": store.boot_id(),
-            "machine": store.machine(),
-            "pid_namespace": store.pid_namespace(),
-            "user": store.user_name(os.geteuid()),
+            "boot_id": host.boot_id(),
+            "machine": host.machine(),
+            "pid_namespace": host.pid_namespace(),
+            "user": host.user_name(os.geteuid()),
             "containment": schema.SYSTEMD if self._request.get("unit") else schema.PROCESS,
             "unit": self._request.get("unit"),
             "keeper": keeper,
@@ -281,7 +281,7 @@ def _read(report: int, size: int) -> bytes:
 
 
 def _refused(error: Record) -> JobError:
-    user = store.user_name(os.geteuid())
+    user = host.user_name(os.geteuid())
     told = (user, error["parameter"], error["subject"], error["strerror"])
     text = "cannot launch the job as user %s: %s %s: %s" % told
     if error["errno"] == errno.ENOENT and os.path.exists(error["subject"]):

@@ -10,7 +10,7 @@ import os
 import select
 import time
 
-from . import cgroup, output, processes, schema, store, unit, validation
+from . import cgroup, host, output, processes, schema, unit, validation
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord
 
@@ -129,7 +129,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         if final is not None:
             return _reconcile(job, final) if settle else final
     private = record[schema.PRIVATE]
-    same_boot = private["boot_id"] == store.boot_id()
+    same_boot = private["boot_id"] == host.boot_id()
     exited = ending = None
     evidence = schema.Evidence(
         queued=record["state"] == schema.QUEUED,
@@ -139,7 +139,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     if (
         not evidence.keeper
     ):  # else nothing more counts, and who waits for a thousand jobs looks often
-        store.require_proc()
+        host.require_proc()
         exited, ending = job.slot("exit"), job.slot("ending")
         evidence.exited = exited is not None
         evidence.runner = job.is_held("runner")
@@ -214,7 +214,7 @@ def _require_here(job: Job, private: Record) -> None:
 
     :raises JobError: naming that machine.
     """
-    theirs, ours = private["machine"], store.machine()
+    theirs, ours = private["machine"], host.machine()
     if theirs["id"] and ours["id"] and theirs["id"] != ours["id"]:
         text = "job %s was launched on the machine %s; whether it still runs cannot be seen from %s: look at it there"
         told = text % (job.jid, theirs["name"], ours["name"])
@@ -224,7 +224,7 @@ def _require_here(job: Job, private: Record) -> None:
 
 def _is_elsewhere(private: Record) -> bool:
     """Tell whether a job was launched in another pid namespace, where its processes have other pids."""
-    return private.get("pid_namespace", 0) not in (0, store.pid_namespace())
+    return private.get("pid_namespace", 0) not in (0, host.pid_namespace())
 
 
 def _has_command(job: Job, private: Record) -> bool:
@@ -241,7 +241,7 @@ def _require_sight(job: Job, private: Record) -> None:
 
     :raises JobError: naming what to do.
     """
-    if _is_elsewhere(private) and private["pid_namespace"] == store.FIRST_NAMESPACE:
+    if _is_elsewhere(private) and private["pid_namespace"] == host.FIRST_NAMESPACE:
         text = "job %s was launched outside of this pid namespace; whether it still runs cannot be seen from inside: "
         raise JobError((text + "look at it there") % job.jid)
 
@@ -368,7 +368,7 @@ def _from_builtin(job: Job, record: Record) -> Record:
         rc=rc,
         signal=schema.signal_name(-rc) if isinstance(rc, int) and rc < 0 else None,
         results_file=job.results_file,
-        user=store.user_name(os.geteuid()),
+        user=host.user_name(os.geteuid()),
     )
     if unfinished and reason is not None:
         found.update(state=schema.LOST, reason=reason, failed=True, changed=True, rc=None)

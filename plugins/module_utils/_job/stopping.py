@@ -10,7 +10,7 @@ import os
 import signal
 import time
 
-from . import cgroup, processes, schema, status, store, unit
+from . import cgroup, host, processes, schema, status, unit
 from .errors import JobError
 from .folder import DamagedRecord, MissingRecord
 
@@ -95,7 +95,7 @@ class Stop:
         if lock is None:
             return
         try:
-            store.require_proc()
+            host.require_proc()
             record = self.job.read_record()
             if record["finished"]:
                 return
@@ -138,7 +138,7 @@ class Stop:
         :param command: pid and start of the command; None if that is unknown.
         :return: what survives.
         """
-        store.require_proc()
+        host.require_proc()
         session = None
         # Without the command nobody can tell whose session it is now.
         if command is not None and processes.is_command(command["pid"], command["started"]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import time
 
-from . import processes, schema, stopping, store
+from . import host, processes, schema, stopping
 from .errors import JobError
 from .folder import DamagedRecord, Job, MissingRecord
 from .poll_plan import DEFAULT_GRACE
@@ -144,7 +144,7 @@ class Stopping:
             time.sleep(seconds)
             return True
 
-        store.require_proc()
+        host.require_proc()
         if find():
             processes.end(find, number=signal.SIGKILL, grace=0, pause=pause)
         for place, members in alive().items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import store, trust
+from . import host, trust
 from .call import why_absent
 from .listing import Listing
 
@@ -28,7 +28,7 @@ def run(call: Call) -> Record:
     jobs = listing.newest(params["limit"], params["order"])
     listing.show(jobs, params["output"], OUTPUT_TOTAL)
     total = sum(listing.counts.values())
-    path, user = call.async_dir, store.user_name(os.geteuid())
+    path, user = call.async_dir, host.user_name(os.geteuid())
     text = "%d job%s in %s as user %s" % (total, "" if total == 1 else "s", path, user)
     if listing.missing:
         text += "; " + why_absent(path, listing.missing[0], None)

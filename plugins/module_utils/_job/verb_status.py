@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import removing, schema, store
+from . import host, removing, schema
 from .call import why_absent
 from .errors import JobError
 from .folder import MissingRecord
@@ -60,7 +60,7 @@ def _answer(call: Call) -> Record:
         raise JobError(why_absent(call.async_dir, params["jid"], params["name"])) from None
     except OSError as error:
         why = "cannot look at the job in %s as user %s: %s"
-        raise JobError(why % (call.async_dir, store.user_name(os.geteuid()), error)) from None
+        raise JobError(why % (call.async_dir, host.user_name(os.geteuid()), error)) from None
     return _clean_up(call, job, found)
 
 

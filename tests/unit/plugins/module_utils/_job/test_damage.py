@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    host,
     schema,
     status,
     store,
@@ -37,7 +38,7 @@ ENDING = {
 PLACE = {
     "epoch": 990.0,
     "monotonic": 90.0,
-    "boot_id": store.boot_id(),
+    "boot_id": host.boot_id(),
     "user": "me",
     "containment": "process",
     "keeper": 2**22 + 1,

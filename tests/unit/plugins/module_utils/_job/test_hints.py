@@ -9,9 +9,9 @@ import os
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import call, store, trust
+from ansible_collections.durable.jobs.plugins.module_utils._job import call, host, trust
 
-ME = store.user_name(os.geteuid())
+ME = host.user_name(os.geteuid())
 
 
 class Entry:

@@ -16,6 +16,7 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     async_jobs,
+    host,
     processes,
     status,
     store,
@@ -228,7 +229,7 @@ def test_a_job_of_another_machine_is_not_called_lost(launcher, theirs):
     text = json.dumps(record)
     with open(job.results_file, "w", encoding="utf-8") as target:
         target.write(text)
-    if theirs and store.machine()["id"]:
+    if theirs and host.machine()["id"]:
         with pytest.raises(JobError, match=f"{job.jid} was launched on the machine web1"):
             status.look(job)
         with open(job.results_file, encoding="utf-8") as target:

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import store, trust
+from ansible_collections.durable.jobs.plugins.module_utils._job import host, store, trust
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
     SLOT_BYTES,
@@ -19,7 +19,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
     MissingRecord,
 )
 
-ME = store.user_name(os.geteuid())
+ME = host.user_name(os.geteuid())
 
 
 @pytest.fixture
