@@ -43,7 +43,7 @@ LOOK = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from _job import status, store
-from _job.folder import MissingRecord
+from _job.record_io import MissingRecord
 where = store.Store.open(sys.argv[2], create=False)
 try:
     found = status.wait(where.job(sys.argv[3]), float(sys.argv[4]))

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import status
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -154,13 +155,13 @@ def test_the_clock_goes_back_between_two_launches_of_a_name(launcher, clock, jum
     launcher.finished(first)
     clock.move(JUMPS[jump])
     second = launch(launcher, clock, WAIT + "exit 2", name="work", spec={"cmd": "2"})
-    assert launcher.store.latest("work").jid == second.jid
+    assert latest_job(launcher.store, "work").jid == second.jid
     assert look(second, clock)["state"] == "running"
     order = sorted([first, second], key=lambda job: job.read_record()["start"])
     assert order == sorted([first, second], key=lambda job: job.jid) == [second, first]
     launcher.release()
     assert look(second, clock, wait=SLACK)["rc"] == 2
-    assert launcher.store.latest("work").jid == second.jid
+    assert latest_job(launcher.store, "work").jid == second.jid
 
 
 # -- what stands still ------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import processes, store
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
 from ansible_collections.durable.jobs.tests.faults.hosts import reached
 
@@ -73,7 +74,7 @@ class Controller:
 
     def record(self, name):
         """Return the record of the latest job of a name, as it lies on the target."""
-        return store.Store.open(str(self.jobs), create=False).latest(name).read_record()
+        return latest_job(store.Store.open(str(self.jobs), create=False), name).read_record()
 
 
 @pytest.fixture(scope="module")

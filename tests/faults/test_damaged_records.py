@@ -17,13 +17,15 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     processes,
+    removing,
     schema,
     staging,
     status,
     stopping,
     store,
 )
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import SLOT_BYTES
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import SLOT_BYTES
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -72,7 +74,7 @@ def check(launcher, damage, why, record_property):
     other = ended(launcher)  # under the same name: a damaged record does not block it
     assert modules.job_status(job, mode="cleanup")["erased"] == job.results_file
     assert nothing_left(job)
-    assert launcher.store.latest("work").jid == other.jid
+    assert latest_job(launcher.store, "work").jid == other.jid
 
 
 def changed(path, **changes):
@@ -357,7 +359,7 @@ def _looks_as_nobody():
     job.fill("exit", {"status": 3 << 8, "epoch": 1.0, "monotonic": 1.0})
     os.close(os.open(job.jid, os.O_CREAT | os.O_WRONLY, 0))
     found = status.look(job)
-    job.remove()
+    removing.remove(job)
     return found, not os.path.lexists(job.jid)
 
 
@@ -512,7 +514,7 @@ def test_a_number_that_nothing_can_hold(launcher, name, value):
     asked = {"cmd": "sleep 60", "name": "work", "async_dir": launcher.store.path, name: value}
     found = modules.run(modules.OURS + "job_start", asked)
     assert found["failed"] and name in found["msg"] and "such as" in found["msg"], found["msg"]
-    assert launcher.store.latest("work") is None and launcher.store.jids() == []
+    assert latest_job(launcher.store, "work") is None and launcher.store.jids() == []
 
 
 def test_a_result_that_no_record_can_hold(launcher):

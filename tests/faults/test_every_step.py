@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import processes, schema, status
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import truth
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
@@ -85,7 +86,7 @@ class Step:
             process.stdin.close()
             if self.victim == "successor":
                 answer = process.stdout.read()
-                job = self.launcher.store.latest(self.name)
+                job = latest_job(self.launcher.store, self.name)
                 os.kill(self.launcher.keeper(job)[0], signal.SIGKILL)
             until(note.exists, f"the birth of the {self.victim}")
             with self.strace(int(note.read_text()), kill):
@@ -104,7 +105,7 @@ class Step:
 
     def look(self):
         """Look at the job in the middle of it: whoever comes to a final verdict too early writes it down."""
-        job = self.launcher.store.latest(self.name)
+        job = latest_job(self.launcher.store, self.name)
         if job is not None:
             status.look(job)
 
@@ -141,7 +142,7 @@ class Step:
 
     def wrong(self, answer):
         """Return what is not true in the answer and in the first look after everything is over."""
-        job = self.launcher.store.latest(self.name)
+        job = latest_job(self.launcher.store, self.name)
         if job is None:
             wrong = ["the command ran, and there is no job"] if self.marks.begun else []
             return wrong + (["an answer without a job"] if "record" in (answer or {}) else [])

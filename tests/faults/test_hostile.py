@@ -26,10 +26,12 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     boot,
     installation,
     processes,
+    removing,
     status,
     store,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
     STRANGER,
@@ -114,7 +116,7 @@ def state_of(async_dir):
     """Return the state of the job named work, or why it cannot be told."""
     with time_limit():
         try:
-            job = store.Store.open(str(async_dir), create=False).latest("work")
+            job = latest_job(store.Store.open(str(async_dir), create=False), "work")
             return status.look(job)["state"] if job else "unknown"
         except JobError as error:
             return error.msg
@@ -405,7 +407,7 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
     else:
         record = job.read_record()
         assert (record["state"], record["rc"]) == ("failed", 3)
-    again.remove()
+    removing.remove(again)
     assert not os.path.lexists(job.results_file)
 
 
@@ -770,7 +772,7 @@ def test_bad_names_are_refused_everywhere(tmp_path, launcher):
         answer = launcher.raw(request("true", name=name, spec={}))[0]
         assert "cannot be the name of a job" in answer["error"]["msg"]
         with pytest.raises(JobError):
-            launcher.store.latest(name)
+            latest_job(launcher.store, name)
     assert not (tmp_path / "none").exists()
     assert os.listdir(launcher.store.path) == []
 
@@ -806,8 +808,8 @@ def test_odd_names_do_not_get_into_each_others_way(launcher):
     answers = launcher.raw(*[request("sleep", "61", name=name, spec={}) for name in ODD_NAMES])
     for name, answer in zip(ODD_NAMES, answers):
         jid = answer["record"]["ansible_job_id"]
-        assert launcher.store.latest(name).read_record()["name"] == name
-        assert launcher.store.latest(name).jid == jid
+        assert latest_job(launcher.store, name).read_record()["name"] == name
+        assert latest_job(launcher.store, name).jid == jid
     assert len(os.listdir(launcher.store.private_path("names"))) == 2 * len(ODD_NAMES)
 
 

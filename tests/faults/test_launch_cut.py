@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import processes
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import modules, truth
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
 from ansible_collections.durable.jobs.tests.faults.hosts import reached
@@ -87,7 +88,7 @@ class Launch:
 
     def check(self, record_property):
         """See that there is a complete job, or none, and that a second launch makes the command run once."""
-        job = self.place.store.latest(self.name)
+        job = latest_job(self.place.store, self.name)
         record_property("afterwards", "the job" if job else "none")
         if job is None:
             assert not self.marks.begun, "the command ran, and there is no job"
@@ -104,7 +105,9 @@ class Launch:
         self.place.raw(
             request("/bin/sh", "-c", self.line, name=self.name, spec=SPEC, rerun="never")
         )
-        assert truth.final(self.place.store.latest(self.name), PATIENCE)["state"] == "succeeded"
+        assert (
+            truth.final(latest_job(self.place.store, self.name), PATIENCE)["state"] == "succeeded"
+        )
         assert self.marks.begun == 1
 
 

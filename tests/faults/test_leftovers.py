@@ -25,7 +25,12 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     stopping,
     store,
 )
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import SLOT_BYTES
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import (
+    latest_job,
+    lock_name,
+    mend_name,
+)
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import SLOT_BYTES
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
     TREE,
@@ -104,7 +109,7 @@ def test_the_files_of_a_finished_job_are_bounded(launcher):
             *("ending", "exit", "keeper", "runner", "stderr", "stdout")
         ]
         assert disk_use(folder) <= output + 2 * SLOT_BYTES
-        job.remove()
+        removing.remove(job)
     assert os.listdir(launcher.store.path) == [".durable"]
     assert os.listdir(launcher.store.private_path("jobs")) == []
 
@@ -148,10 +153,10 @@ def test_a_name_is_forgotten_with_its_last_job(launcher):
         launcher.raw(request("true", name="work", spec={}))
         launcher.finished(launcher.jobs[-1])
     first, second = launcher.jobs
-    second.remove()
+    removing.remove(second)
     assert sorted(os.listdir(names)) == ["work.jid", "work.lock"]
-    assert launcher.store.latest("work").jid == first.jid
-    first.remove()
+    assert latest_job(launcher.store, "work").jid == first.jid
+    removing.remove(first)
     assert os.listdir(names) == []
 
 
@@ -169,11 +174,11 @@ def test_forgetting_a_name_and_taking_its_lock_at_once(launcher):
             try:
                 place = store.Store.open(launcher.store.path, create=False)
                 for _round in range(200):
-                    lock = place.lock_name("work")
+                    lock = lock_name(place, "work")
                     os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if somebody is in
                     os.unlink(inside)
                     os.close(lock)
-                    place.mend_name("work")
+                    mend_name(place, "work")
                 code = 0
             finally:
                 os._exit(code)

@@ -18,6 +18,7 @@ import threading
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import removing, status
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import conftest, modules, surroundings
 from ansible_collections.durable.jobs.tests.unit.support import ask, request, until
 
@@ -55,7 +56,7 @@ def strangeness(launcher, live, rest=None):
             wrong.append(f"{jid} is {found['state']}: {found['reason']}")
     if status.look(live, settle=False)["state"] != "running":
         wrong.append("the live job is not live")
-    if place.latest("both") is None or place.latest("both").jid != live.jid:
+    if latest_job(place, "both") is None or latest_job(place, "both").jid != live.jid:
         wrong.append("the name of the live job does not mean it")
     if rest is None:
         return wrong

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import processes, schema, status
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import (
     DamagedRecord,
     MissingRecord,
 )

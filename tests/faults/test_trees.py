@@ -18,6 +18,7 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import processes, status, stopping
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import freezer, offspring
 from ansible_collections.durable.jobs.tests.faults.builtin import Builtin
 from ansible_collections.durable.jobs.tests.unit.support import (
@@ -239,7 +240,7 @@ def test_replacing_a_job_that_cannot_be_killed(launcher, stuck):
     error = answer["error"]
     assert f"cannot stop job {old.jid}" in error["msg"] and f"touch (pid {pid})" in error["msg"]
     assert error["survivors"] == [{"pid": pid, "name": "touch"}]
-    assert launcher.store.latest("work").jid == old.jid
+    assert latest_job(launcher.store, "work").jid == old.jid
     assert status.look(old)["state"] == "stopped"
 
 

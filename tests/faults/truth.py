@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import processes, schema, status
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import Job, MissingRecord
+from ansible_collections.durable.jobs.plugins.module_utils._job.job import Job
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import MissingRecord
 
 ROOT = Path(_job.__file__).parents[3]
 

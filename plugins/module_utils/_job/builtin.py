@@ -18,7 +18,7 @@ import time
 
 from . import async_jobs, files, host, processes, schema
 from .errors import JobError
-from .folder import DamagedRecord, MissingRecord, write_beside
+from .record_io import DamagedRecord, MissingRecord, write_beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

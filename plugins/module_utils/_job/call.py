@@ -23,15 +23,16 @@ from __future__ import annotations
 import os
 
 from . import host, installation, schema, trust
-from .folder import MissingRecord
+from .names import latest_job
 from .printable import printable
+from .record_io import MissingRecord
 from .store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from .folder import Job
+    from .job import Job
     from .schema import Record
 
 NO_LOGIN = 2**32 - 1  # what /proc/self/loginuid says of a session that nobody has logged in to
@@ -105,7 +106,7 @@ class Call:
             schema.check_jid(self.params["jid"])
             return self.open_store(create=False).job(self.params["jid"])
         name = schema.check_name(self.params["name"])
-        job = self.open_store(create=False).latest(name)
+        job = latest_job(self.open_store(create=False), name)
         if job is None:
             raise MissingRecord(name)
         return job

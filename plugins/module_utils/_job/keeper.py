@@ -26,7 +26,8 @@ from . import (
     unit,
 )
 from .errors import MISHAPS, JobError
-from .folder import DamagedRecord, Job, MissingRecord, log_loss, output_error
+from .job import Job, log_loss, output_error
+from .record_io import DamagedRecord, MissingRecord
 from .spawn import Starter
 
 TYPE_CHECKING = False

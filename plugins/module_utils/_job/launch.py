@@ -13,9 +13,9 @@ import time
 from . import containment, host, launcher, naming, quantities, schema
 from .call import requester
 from .errors import JobError
-from .folder import MissingRecord
 from .poll_plan import plain, poll_plan
 from .printable import printable
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

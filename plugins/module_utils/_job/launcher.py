@@ -36,11 +36,12 @@ import os
 import select
 import sys
 
-from . import prewarm, schema, status, stopping, unit
+from . import prewarm, removing, schema, status, stopping, unit
 from .errors import JobError
-from .folder import log_loss
 from .host import require_proc
+from .job import log_loss
 from .keeper import Keeper, adopt
+from .names import lock_name
 from .queueing import Turn
 from .runner import Inheritance, read_all
 from .store import Store
@@ -325,7 +326,7 @@ class Launch:
 
     def lock_name(self, store: Store, *, wait: bool) -> None:
         """Take the lock of the name, see ``Store.lock_name``."""
-        self._fds["name"] = store.lock_name(self.request["name"], wait=wait)
+        self._fds["name"] = lock_name(store, self.request["name"], wait=wait)
 
     def prepare(self, store: Store, turn: Turn, enclosure: unit.Unit) -> None:
         """Make the job's folder and take its locks: whoever comes later finds it held, however slow its keeper is."""
@@ -346,7 +347,7 @@ class Launch:
                 text = "watchdog cannot be used in async_dir %s: its file system takes no sockets"
                 raise JobError(text % store.path)
         except BaseException:
-            job.remove()
+            removing.remove(job)
             raise
         self.job, self._turn = job, turn
 
@@ -366,7 +367,7 @@ class Launch:
         except OSError as error:
             self._pid = -1
             self.answer = _error(keeper.job.store.failure(error))
-            keeper.job.remove()
+            removing.remove(keeper.job)
         if self._pid == 0:
             for place in range(0, len(others), 2):
                 os.closerange(others[place], others[place + 1])

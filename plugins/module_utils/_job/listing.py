@@ -15,7 +15,7 @@ import time
 
 from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import os
 
 from . import output, schema, validation
 from .errors import JobError
-from .folder import loads
+from .record_io import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from .folder import Job
+    from .job import Job
     from .schema import Record
 
 RESULT_LIMIT = 32 * 1024 * 1024  # bytes of output in which a result is looked for

@@ -9,7 +9,7 @@ import json
 
 from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .record_io import MissingRecord
 
 try:
     from _sha2 import sha256  # type: ignore[import-not-found]  # hashlib, and so hmac, would load OpenSSL

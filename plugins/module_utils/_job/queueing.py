@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from . import store
-from .folder import DamagedRecord, MissingRecord
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

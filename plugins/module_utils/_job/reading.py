@@ -17,7 +17,7 @@ from . import output, schema, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .folder import Job
+    from .job import Job
     from .schema import Record
 
 RECHECK_INTERVAL = 0.1  # seconds between two looks at the size of a stream

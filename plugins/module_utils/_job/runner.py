@@ -15,7 +15,8 @@ import time
 
 from . import cgroup, kernel, notify_socket, shutdown, unit
 from .errors import MISHAPS, SHORTAGES
-from .folder import DamagedRecord, MissingRecord, log_loss
+from .job import log_loss
+from .record_io import DamagedRecord, MissingRecord
 from .schema import COOKIE
 
 TYPE_CHECKING = False

@@ -10,9 +10,10 @@ import json
 import os
 import time
 
-from . import cgroup, host, notify_socket, processes, runner, schema, unit
+from . import cgroup, host, notify_socket, processes, removing, runner, schema, unit
 from .errors import JobError
-from .folder import Job
+from .job import Job
+from .names import forget_latest, set_latest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,11 +148,11 @@ class Starter:
         self.recall()
         if self._request["name"] is not None:
             try:
-                self._job.store.forget_latest(self._request["name"], self._job.jid)
+                forget_latest(self._job.store, self._request["name"], self._job.jid)
             except OSError:
                 pass  # a full disk: a name that means a job which is not there means the one before it
         cgroup.remove(unit.groups(self._request))
-        self._job.remove()
+        removing.remove(self._job)
 
     def _new_record(self, keeper: int) -> Record:
         place = {
@@ -174,7 +175,7 @@ class Starter:
     def _publish(self, record: Record) -> None:
         self._job.publish(record)
         if self._request["name"] is not None:
-            self._job.store.set_latest(self._request["name"], self._job.jid)
+            set_latest(self._job.store, self._request["name"], self._job.jid)
 
     def _fork_runner(
         self,

@@ -12,7 +12,8 @@ import time
 
 from . import cgroup, host, output, processes, schema, unit, validation
 from .errors import JobError
-from .folder import DamagedRecord, MissingRecord
+from .names import latest_job
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def latest(
     where: Store, name: str, *, settle: bool = True
 ) -> tuple[Job, Record] | tuple[None, None]:
     """Return the latest job of a name and its record as :func:`judged` gives it; two times None if there is none."""
-    job = where.latest(name)
+    job = latest_job(where, name)
     if job is not None:
         try:
             return job, judged(job, settle=settle)

@@ -12,7 +12,7 @@ import time
 
 from . import cgroup, host, processes, schema, status, unit
 from .errors import JobError
-from .folder import DamagedRecord, MissingRecord
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import time
 
 from . import host, processes, schema, stopping
 from .errors import JobError
-from .folder import DamagedRecord, Job, MissingRecord
+from .job import Job
 from .poll_plan import DEFAULT_GRACE
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

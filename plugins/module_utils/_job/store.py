@@ -34,14 +34,12 @@ import time
 
 from . import files, schema, trust
 from .errors import JobError
-from .folder import Job
 from .host import user_name
+from .job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable
-
-    from .schema import Record
+    from .record_io import RecordIO
 
 
 PRIVATE_DIR = ".durable"
@@ -60,7 +58,7 @@ class Store:
         self.path = path
         self.fd = fd
         # The jobs whose folders are open, where somebody will close() us. Processes of jobs never do.
-        self.open_jobs: set[Job] | None = None
+        self.open_jobs: set[RecordIO] | None = None
 
     @classmethod
     @files.privately
@@ -200,108 +198,9 @@ class Store:
         """Return when a record was put in its place, in nanoseconds. :raises FileNotFoundError: it is not there."""
         return os.stat(jid, dir_fd=self.fd, follow_symlinks=False).st_mtime_ns
 
-    @files.privately
-    def lock_name(self, name: str, *, wait: bool = True) -> int:
-        """Take the lock of a name; it is held until the descriptor is closed everywhere.
-
-        Whoever holds it may decide what a launch under this name means, and launch.
-
-        :param wait: for whoever holds it; without it, BlockingIOError is raised.
-        """
-        file = schema.check_name(name) + ".lock"
-        path = self.private_path("names", file)
-        names = self.private("names")
-        try:
-            while True:
-                fd = self.open_own(names, file, os.O_RDWR | os.O_CREAT, path)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.fstat(fd).st_nlink:  # else the name has been forgotten meanwhile
-                        return fd
-                except BaseException:
-                    os.close(fd)
-                    raise
-                os.close(fd)
-        finally:
-            os.close(names)
-
-    @files.privately
-    def mend_name(self, name: str, others: Iterable[str] = ()) -> None:
-        """Let a name whose latest job has been removed mean the latest of those that are there, or forget it.
-
-        Whoever holds its lock decides about it just now, so then it is left alone.
-
-        :param others: jids of jobs of that name that may be there, the latest first.
-        """
-        latest = self._named(name)[0]
-        if latest and self.has_record(latest):
-            return
-        try:
-            lock = self.lock_name(name, wait=False)
-        except BlockingIOError:
-            return
-        try:
-            left = [jid for jid in (*self._named(name), *others) if jid and self.has_record(jid)]
-            if left:
-                before = [jid for jid in left if jid != left[0]]
-                self._name(name, left[0], before[0] if before else "")
-                return
-            names = self.private("names")
-            for suffix in (".new", ".jid", ".lock"):
-                files.unlink(name + suffix, names)
-            os.close(names)
-        finally:
-            os.close(lock)
-
     def has_record(self, jid: str) -> bool:
         """Tell whether something lies in the place of a job's record."""
         return os.path.lexists(os.path.join(self.path, jid))
-
-    def latest(self, name: str) -> Job | None:
-        """Return the latest job of a name; None if there is none."""
-        for jid in self._named(name):
-            if jid and self.has_record(jid):
-                return self.job(jid)
-        return None
-
-    @files.privately
-    def set_latest(self, name: str, jid: str) -> None:
-        """Let a name mean another job, durably. Only the holder of the name's lock may call this."""
-        self._name(name, jid, self._named(name)[0])
-
-    def forget_latest(self, name: str, jid: str) -> None:
-        """Let a name mean again what it meant before this job. Only the holder of the name's lock may call this."""
-        latest, before = self._named(name)
-        if latest == jid:
-            self._name(name, before, "")
-
-    def _name(self, name: str, jid: str, before: str) -> None:
-        names = self.private("names")
-        try:
-            files.remove_tree(name + ".new", names)
-            files.write_new(names, name + ".new", ("%s %s\n" % (jid, before)).encode())
-            os.rename(name + ".new", name + ".jid", src_dir_fd=names, dst_dir_fd=names)
-            os.fsync(names)
-        finally:
-            os.close(names)
-
-    def _named(self, name: str) -> list[str]:
-        """Return the jid that a name means, and the one that it meant before."""
-        file = schema.check_name(name) + ".jid"
-        try:
-            names = self.private("names", create=False)
-        except FileNotFoundError:
-            return ["", ""]
-        try:
-            fd = self.open_own(names, file, os.O_RDONLY, self.private_path("names", file))
-        except FileNotFoundError:
-            return ["", ""]
-        finally:
-            os.close(names)
-        with open(fd, encoding="ascii", errors="replace") as source:
-            source_text = source.read(1024)
-        first, _blank, second = source_text.partition(" ")
-        return [jid if schema.valid_jid(jid) else "" for jid in (first, second.strip())]
 
     @files.privately
     def secret(self, *, create: bool = True) -> bytes:

@@ -10,8 +10,8 @@ import os
 from . import host, schema
 from .call import why_absent
 from .errors import JobError
-from .folder import MissingRecord
 from .reading import Reader
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

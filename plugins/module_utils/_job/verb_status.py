@@ -10,7 +10,7 @@ import os
 from . import host, removing, schema
 from .call import why_absent
 from .errors import JobError
-from .folder import MissingRecord
+from .record_io import MissingRecord
 from .status import look, wait
 
 TYPE_CHECKING = False
@@ -69,6 +69,6 @@ def _clean_up(call: Call, job: Job, found: Record) -> Record:
         why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
         return dict(found, failed=True, msg=why % (job.jid, found["state"]))
     if not call.check_mode:
-        job.remove()
+        removing.remove(job)
         removing.sweep(job.store)
     return dict(schema.present(schema.unknown(job.jid)), changed=True, erased=job.results_file)

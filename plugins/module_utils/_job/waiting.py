@@ -16,8 +16,9 @@ import time
 
 from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .names import latest_job
 from .printable import make_printable
+from .record_io import MissingRecord
 from .references import Reference
 
 TYPE_CHECKING = False
@@ -324,7 +325,7 @@ class _Bells:
 def _find(where: Store | None, reference: Reference) -> Job | None:
     if where is None or reference.failure is not None:
         return None
-    return where.job(reference.jid) if reference.jid else where.latest(str(reference.name))
+    return where.job(reference.jid) if reference.jid else latest_job(where, str(reference.name))
 
 
 def _absent(reference: Reference) -> Record:

@@ -24,11 +24,11 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.call import why_absent
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+from ansible_collections.durable.jobs.plugins.module_utils._job.printable import printable
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import (
     DamagedRecord,
     MissingRecord,
 )
-from ansible_collections.durable.jobs.plugins.module_utils._job.printable import printable
 from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
 from ansible_collections.durable.jobs.plugins.module_utils._keyword import keyword_request, respond
 from ansible_collections.durable.jobs.plugins.module_utils._module import run_engine
@@ -134,7 +134,7 @@ def _clean_up(module: AnsibleModule, job: Job, found: Record, private: Record | 
     # What check mode has launched it may remove, and nothing else.
     predicted = ((private or {}).get("keyword") or {}).get("check_mode")
     if predicted or not module.check_mode:
-        job.remove()
+        removing.remove(job)
         removing.sweep(job.store)
     return {"erased": job.results_file}
 

@@ -24,7 +24,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     validation,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import DamagedRecord
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import DamagedRecord
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 JID = "j1.2"

@@ -24,6 +24,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     stopping,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
 
@@ -553,7 +554,7 @@ def test_a_number_that_no_parameter_can_have_leaves_nothing(launcher, changes, s
             launcher("sleep", "60", **changes, **named)
     assert os.listdir(launcher.store.path) == [".durable"]
     assert os.listdir(launcher.store.private_path("jobs")) == []
-    assert launcher.store.latest("nap") is None
+    assert latest_job(launcher.store, "nap") is None
 
 
 def test_a_command_that_gives_up_before_its_gate_opens_says_why_and_leaves_nothing(launcher):

@@ -11,7 +11,7 @@ import tracemalloc
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import processes, schema
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, removing, schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.listing import UNKNOWN, Listing
 from ansible_collections.durable.jobs.tests.unit.support import until
@@ -297,5 +297,5 @@ def test_jobs_that_are_removed_meanwhile_are_not_there(launcher):
     first = next(found)[1]
     rest = [job for job in made if job.jid != first]
     for job in rest:
-        job.remove()
+        removing.remove(job)
     assert list(found) == [] and asked.missing == []

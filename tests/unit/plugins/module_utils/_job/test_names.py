@@ -17,11 +17,13 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     processes,
+    removing,
     schema,
     status,
     stopping,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 ROUNDS = int(os.environ.get("DURABLE_JOBS_ROUNDS", "5"))  # test-faults runs more
@@ -41,7 +43,7 @@ def only(launcher, asked):
 
 
 def latest(launcher):
-    return launcher.store.latest("work")
+    return latest_job(launcher.store, "work")
 
 
 # -- the decision -----------------------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ def test_a_launch_that_fails_leaves_the_name_as_it_was(launcher):
     assert "error" in only(launcher, broken)
     assert latest(launcher).jid == good
     assert "error" in only(launcher, {**broken, "name": "new"})
-    assert launcher.store.latest("new") is None
+    assert latest_job(launcher.store, "new") is None
 
 
 def test_one_call_with_a_name_twice_starts_it_once(launcher):
@@ -174,7 +176,7 @@ def test_one_call_with_a_name_twice_starts_it_once(launcher):
 def test_a_cleaned_up_job_is_no_longer_meant(launcher):
     only(launcher, named("true"))
     launcher.finished(launcher.jobs[-1])
-    launcher.jobs[-1].remove()
+    removing.remove(launcher.jobs[-1])
     assert latest(launcher) is None
 
 

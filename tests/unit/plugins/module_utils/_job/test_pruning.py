@@ -20,6 +20,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     status,
     store,
 )
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job, lock_name
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -233,9 +234,9 @@ def test_a_name_is_forgotten_with_its_last_job_and_can_be_launched_again(launche
     named(launcher, "true")
     assert names(job_prune(launcher.store)) == ["work", "work"]
     assert os.listdir(launcher.store.private_path("names")) == []
-    assert launcher.store.latest("work") is None
+    assert latest_job(launcher.store, "work") is None
     job = named(launcher, "true", rerun="never")
-    assert launcher.store.latest("work").jid == job.jid
+    assert latest_job(launcher.store, "work").jid == job.jid
 
 
 def test_a_name_means_the_latest_job_that_is_left_however_many_have_gone(launcher):
@@ -245,7 +246,7 @@ def test_a_name_means_the_latest_job_that_is_left_however_many_have_gone(launche
     for _number in range(3):
         named(launcher, "exit 1")
     assert len(job_prune(launcher.store, states=["failed"])["pruned"]) == 3
-    assert launcher.store.latest("work").jid == kept.jid
+    assert latest_job(launcher.store, "work").jid == kept.jid
     answer = launcher.raw(request("true", name="work", spec={}, rerun="never"))[0]
     assert answer == {"decision": "keep", "jid": kept.jid}
 
@@ -262,15 +263,15 @@ def test_what_a_killed_prune_has_left_of_names_is_mended(launcher):
 
 def test_a_name_about_which_somebody_decides_is_left_alone(launcher):
     job = named(launcher, "true")
-    lock = launcher.store.lock_name("work")
+    lock = lock_name(launcher.store, "work")
     try:
         assert names(job_prune(launcher.store)) == ["work"]
         assert removing.names(launcher.store) == ["work"]
-        assert launcher.store.latest("work") is None
+        assert latest_job(launcher.store, "work") is None
     finally:
         os.close(lock)
     job = named(launcher, "true")
-    assert launcher.store.latest("work").jid == job.jid
+    assert latest_job(launcher.store, "work").jid == job.jid
 
 
 # -- what is not as it should be ---------------------------------------------------------------------------------------

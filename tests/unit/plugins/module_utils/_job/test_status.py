@@ -18,11 +18,12 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     async_jobs,
     host,
     processes,
+    removing,
     status,
     store,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import (
     MissingRecord,
     lock_record,
 )
@@ -131,7 +132,7 @@ def test_a_reader_does_not_bring_back_what_has_been_cleaned_up(launcher):
     final = launcher.finished(job)
     late = launcher.store.job(job.jid)
     assert late.slot("exit")
-    job.remove()
+    removing.remove(job)
     with contextlib.suppress(MissingRecord, FileNotFoundError):
         late.conclude(final, by_reader=True)
     assert not os.path.exists(job.results_file)

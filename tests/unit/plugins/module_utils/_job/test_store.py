@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import host, store, trust
+from ansible_collections.durable.jobs.plugins.module_utils._job import host, removing, store, trust
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import (
     SLOT_BYTES,
     DamagedRecord,
     MissingRecord,
@@ -208,8 +208,8 @@ def test_a_lock_ends_with_its_holder_and_wakes_who_watches(job):
 
 def test_remove_leaves_nothing(job, place):
     job.publish({"state": "running"})
-    job.remove()
-    job.remove()
+    removing.remove(job)
+    removing.remove(job)
     assert os.listdir(place.path) == [".durable"]
     assert os.listdir(place.private_path("jobs")) == []
 
