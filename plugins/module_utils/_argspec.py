@@ -80,7 +80,7 @@ ONE_JOB: dict[str, Any] = {"jid": {"type": "str"}, "name": {"type": "str"}}
 SHOW: dict[str, Any] = {"type": "str", "choices": ["full", "tail", "none"]}
 REVEAL: dict[str, Any] = {"reveal": {"type": "bool", "default": False}}
 # What a list or a dictionary is like, for whoever gave something else: ansible-core's own words show no example.
-EXAMPLES = {
+SAMPLES = {
     "argv": "[rsync, -a, /data, /backup]",
     "env": "{LANG: C.UTF-8}",
     "args": "{src: /data, dest: /backup}",
@@ -147,9 +147,9 @@ def checked(params: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     for name, value in params.items():
         option = spec.get(name, {})
         kind, secret = option.get("type"), option.get("no_log", False)
-        if value is None or name not in EXAMPLES or kind not in ("list", "dict"):
+        if value is None or name not in SAMPLES or kind not in ("list", "dict"):
             continue
-        with _said(name, kind, value, secret, EXAMPLES[name]):
+        with _said(name, kind, value, secret, SAMPLES[name]):
             found[name] = check_type_list(value) if kind == "list" else check_type_dict(value)
         for number, item in enumerate(found[name] if option.get("elements") == "dict" else ()):
             with _said("%s[%d]" % (name, number), "dict", item, secret, "{cmd: /opt/backup}"):
