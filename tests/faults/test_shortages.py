@@ -290,6 +290,6 @@ def test_an_alarm_of_the_caller():
     child = os.fork()
     if child == 0:
         signal.setitimer(signal.ITIMER_REAL, 100)
-        runner.Inheritance()
+        runner.ProcessDefaults()
         os._exit(int(signal.getitimer(signal.ITIMER_REAL)[0]))
     assert os.waitpid(child, 0)[1] == 0, sys.platform

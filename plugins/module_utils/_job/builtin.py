@@ -64,8 +64,8 @@ class Wrapped:
 
     def _is_wrapper(self, pid: int) -> bool:
         words = async_jobs.read_words(pid, "cmdline")
-        for place, word in enumerate(words[:-3]):
-            mark, limit, *rest = words[place + 1 :]
+        for index, word in enumerate(words[:-3]):
+            mark, limit, *rest = words[index + 1 :]
             is_one = async_jobs.is_wrapper(word) and limit.isdigit()
             if is_one and mark == self._mark and self._is_ours(pid):
                 self._note_folder(rest)

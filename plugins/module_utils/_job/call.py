@@ -77,13 +77,13 @@ class Call:
         :raises FileNotFoundError: it is not there, and ``create`` is false.
         :raises JobError: it cannot be used; the message says why and as whom.
         """
-        where = Store.open(self.async_dir, create=create)
-        where.open_jobs = set()
-        self.at_end(where.close)
+        store = Store.open(self.async_dir, create=create)
+        store.open_jobs = set()
+        self.at_end(store.close)
         if self._engine is not None and not self.check_mode:
-            installation.install(where, *self._engine, needed=create)
+            installation.install(store, *self._engine, needed=create)
             self._engine = None
-        return where
+        return store
 
     def find_store(self) -> Store | None:
         """Open the async dir; None if it is not there. :raises JobError: it cannot be used."""

@@ -96,7 +96,7 @@ def manager() -> tuple[str, str]:
     return "", why % (address, os.geteuid())
 
 
-def doom() -> str | None:
+def logout_warning() -> str | None:
     """Say what will end a job that has no unit, and what to do; None if nothing will."""
     if not host.runs_systemd():
         return None

@@ -34,7 +34,7 @@ class Job(RecordIO):
 
     # -- slots ------------------------------------------------------------------------------------------------------
 
-    @files.privately
+    @files.with_private_umask
     def fill(self, slot: str, content: Record) -> None:
         """Write a slot durably. Its room was allocated at launch, and a reader takes it only when it is whole."""
         try:
@@ -49,7 +49,7 @@ class Job(RecordIO):
             os.close(fd)
 
     def slot(self, slot: str) -> Record | None:
-        """Read a slot; None if it was never filled, or holds nothing that can be understood (see :meth:`spoilt`).
+        """Read a slot; None if it was never filled, or holds nothing that can be understood (see :meth:`is_corrupt`).
 
         :raises JobError: there is something else in its place, or this process may open no more files.
         """
@@ -64,7 +64,7 @@ class Job(RecordIO):
             return None
         return None if validation.slot_flaw(slot, content) else content
 
-    def spoilt(self, slot: str) -> bool:
+    def is_corrupt(self, slot: str) -> bool:
         """Tell whether a slot that cannot be read is not as it was made either."""
         try:
             return self.slot(slot) is None and bool(self._slot_bytes(slot).strip(b"\0"))
@@ -134,7 +134,7 @@ class Job(RecordIO):
 
     # -- beginning and end ------------------------------------------------------------------------------------------
 
-    @files.privately
+    @files.with_private_umask
     def furnish(self, *, queued: bool = False) -> None:
         """Make the files of a new job."""
         for role in ("keeper", "runner", "turn") if queued else ("keeper", "runner"):
@@ -172,7 +172,7 @@ class Job(RecordIO):
         return fd
 
 
-@files.privately
+@files.with_private_umask
 def open_module_file(
     job: Job, folders: list[str], name: str | None = None, *, executable: bool = False
 ) -> int:
@@ -227,7 +227,7 @@ def output_error(job: Job, *, probe: bool) -> str | None:
     return None
 
 
-@files.privately
+@files.with_private_umask
 def write_progress(job: Job, content: Record) -> None:
     """Write the slot ``progress`` anew, atomically. Not durably: what a power cut takes of it is not worth a sync.
 

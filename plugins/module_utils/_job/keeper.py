@@ -33,7 +33,7 @@ from .spawn import Starter
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .queueing import Turn
-    from .runner import Inheritance
+    from .runner import ProcessDefaults
     from .schema import Record
 
 MAX_SURVIVORS = 20  # are named in a record
@@ -118,7 +118,7 @@ class Keeper:
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> bytes:
+    def launch(self, defaults: ProcessDefaults, ahead: list[str], borrowed: list[int]) -> bytes:
         """Start the command and return the job's record, JSON.
 
         :param inheritance: what the command must find unchanged.
@@ -129,7 +129,7 @@ class Keeper:
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
         try:
-            self._start(inheritance, ahead, borrowed)
+            self._start(defaults, ahead, borrowed)
         except BaseException:
             self._starter.abandon()
             raise
@@ -146,7 +146,7 @@ class Keeper:
             raise
         return self._written
 
-    def start_later(self, turn: Turn, lock: int, inheritance: Inheritance) -> None:
+    def start_later(self, turn: Turn, lock: int, defaults: ProcessDefaults) -> None:
         """Start the command of a queued job when its turn has come, unless it is stopped before.
 
         :param lock: the lock ``turn``, which we hold.
@@ -166,7 +166,7 @@ class Keeper:
             self.gone, self.ending = True, schema.shut_down(signal.SIGTERM)
         else:
             try:
-                self._start(inheritance, turn.ahead, [lock])
+                self._start(defaults, turn.ahead, [lock])
             except JobError as error:
                 self._starter.recall()
                 self.gone, self.ending = True, schema.not_started(error.msg)
@@ -176,17 +176,17 @@ class Keeper:
         """Tell whether a job's turn has come; if not, only when something has changed."""
         if turn.has_come(self.job.store):
             return True
-        for bell in turn.bells:
-            self._poll.register(bell, 0)
+        for hangup in turn.hangups:
+            self._poll.register(hangup, 0)
         try:
             self._wait(turn.patience())
         finally:
-            for bell in turn.bells:
-                self._poll.unregister(bell)
+            for hangup in turn.hangups:
+                self._poll.unregister(hangup)
         return False
 
-    def _start(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> None:
-        begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
+    def _start(self, defaults: ProcessDefaults, ahead: list[str], borrowed: list[int]) -> None:
+        begun = self._starter.start(self._written, defaults, ahead, borrowed, adopt)
         self._streams.expect(self.job.fd)
         self._starter.open_gate()
         self._written, self.command, self.runner, self._began, self._report = begun
@@ -359,10 +359,10 @@ class Keeper:
     def _read_mail(self) -> None:
         """Take note of what others have asked through the FIFO (see stopping)."""
         try:
-            mail = os.read(self._lock, select.PIPE_BUF)
+            received = os.read(self._lock, select.PIPE_BUF)
         except BlockingIOError:
             return
-        for line in mail.splitlines():
+        for line in received.splitlines():
             try:
                 stop = stopping.parse(line)
             except ValueError:

@@ -43,7 +43,7 @@ from .job import log_loss
 from .keeper import Keeper, adopt
 from .names import lock_name
 from .queueing import Turn
-from .runner import Inheritance, read_all
+from .runner import ProcessDefaults, read_all
 from .store import Store
 
 TYPE_CHECKING = False
@@ -168,7 +168,7 @@ def _redirect(answer: int, errors: int) -> None:
 
 def answer(request: Record) -> Record:
     """Launch what is asked for. The answer tells about each job by itself."""
-    inheritance = Inheritance()
+    defaults = ProcessDefaults()
     prewarm.look_up(sys.modules[__name__])
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
@@ -179,7 +179,7 @@ def answer(request: Record) -> Record:
         store = Store.open(request["async_dir"], create=True)
         enclosure = unit.enclose(request)
         slots = request.get("slots", 0)
-        answers = launch_all(store, request["jobs"], inheritance, slots, enclosure)
+        answers = launch_all(store, request["jobs"], defaults, slots, enclosure)
         adopt_all(store, request.get("adopt", []))
     except JobError as error:
         answers = [_error(error)] * len(request["jobs"])
@@ -190,7 +190,7 @@ def answer(request: Record) -> Record:
 def launch_all(
     store: Store,
     requests: list[Record],
-    inheritance: Inheritance,
+    defaults: ProcessDefaults,
     slots: int,
     enclosure: unit.Unit,
 ) -> list[Record]:
@@ -199,19 +199,19 @@ def launch_all(
     :param slots: how many of them may run at once; the others are queued. 0 for no limit.
     :param enclosure: what we are in.
     """
-    # Asked here: the soft limit has been raised, see Inheritance.
+    # Asked here: the soft limit has been raised, see ProcessDefaults.
     room = (os.sysconf("SC_OPEN_MAX") - SPARE_DESCRIPTORS) // DESCRIPTORS
     side_by_side = max(1, min(SIDE_BY_SIDE, room))
     launches: list[Launch] = []
     ready: list[Launch] = []
     for request in requests:
         if len(ready) == side_by_side:
-            _launch_side_by_side(ready, inheritance)
+            _launch_side_by_side(ready, defaults)
         launch = Launch(request)
         launches.append(launch)
         try:
             if request["name"] is not None:
-                _lock_name(launch, store, ready, inheritance)
+                _lock_name(launch, store, ready, defaults)
             launch.answer = _without_launch(store, request)
             if launch.answer is None:
                 ahead = [other.jid for other in launches if other.may_be_live()] if slots else []
@@ -223,18 +223,18 @@ def launch_all(
             launch.answer = _error(error)
         if launch.answer is not None:
             launch.let_go()
-    _launch_side_by_side(ready, inheritance)
+    _launch_side_by_side(ready, defaults)
     return [launch.answer or {} for launch in launches]
 
 
-def _launch_side_by_side(ready: list[Launch], inheritance: Inheritance) -> None:
+def _launch_side_by_side(ready: list[Launch], defaults: ProcessDefaults) -> None:
     """Fork the keepers of jobs that have been prepared, and wait for their answers; afterwards none is ready."""
     opened = {launch: launch.opened() for launch in ready}
     everybodys = set().union(*opened.values())
     strange = [(launch, _spans(everybodys.difference(opened[launch]))) for launch in ready]
     for launch, others in strange:
         if launch.keeper is not None:
-            launch.fork(launch.keeper, inheritance, others)
+            launch.fork(launch.keeper, defaults, others)
     for launch in ready:
         launch.let_go("out")
     for launch in ready:
@@ -256,7 +256,9 @@ def _spans(fds: set[int]) -> memoryview:
     return memoryview(b"".join(fd.to_bytes(4, sys.byteorder) for fd in spans)).cast("i")
 
 
-def _lock_name(launch: Launch, store: Store, ready: list[Launch], inheritance: Inheritance) -> None:
+def _lock_name(
+    launch: Launch, store: Store, ready: list[Launch], defaults: ProcessDefaults
+) -> None:
     """Take the lock of a launch's name.
 
     Who decides about a name holds its lock, here and in the keeper, until the command has been exec'ed or queued.
@@ -265,7 +267,7 @@ def _lock_name(launch: Launch, store: Store, ready: list[Launch], inheritance: I
     try:
         launch.lock_name(store, wait=False)
     except BlockingIOError:
-        _launch_side_by_side(ready, inheritance)
+        _launch_side_by_side(ready, defaults)
         launch.lock_name(store, wait=True)
 
 
@@ -360,7 +362,7 @@ class Launch:
             fds.append(self.job.fd)
         return fds
 
-    def fork(self, keeper: Keeper, inheritance: Inheritance, others: memoryview) -> None:
+    def fork(self, keeper: Keeper, defaults: ProcessDefaults, others: memoryview) -> None:
         """Start the keeper; ``others`` are descriptors of the jobs that are launched side by side, and not for it."""
         try:
             self._pid = os.fork()
@@ -374,7 +376,7 @@ class Launch:
             os.close(self._fds.pop("out"))
             self._fds.pop("keeper")
             turn_lock = self._fds.pop("turn", -1)
-            _be_keeper(keeper, inheritance, self._turn, turn_lock, self._fds)
+            _be_keeper(keeper, defaults, self._turn, turn_lock, self._fds)
 
     def let_go(self, *kept: str) -> None:
         """Close the descriptors of all roles but these, and all that the keeper has opened."""
@@ -455,7 +457,7 @@ def _without_launch(store: Store, request: Record) -> Record | None:
 
 
 def _be_keeper(
-    keeper: Keeper, inheritance: Inheritance, turn: Turn, turn_lock: int, borrowed: dict[str, int]
+    keeper: Keeper, defaults: ProcessDefaults, turn: Turn, turn_lock: int, borrowed: dict[str, int]
 ) -> NoReturn:
     """Be a job's keeper until it is finished. The caller has got its answer by then.
 
@@ -467,7 +469,7 @@ def _be_keeper(
         _leave_stdio()
         try:
             if turn_lock < 0:
-                record = keeper.launch(inheritance, turn.ahead, list(borrowed.values()))
+                record = keeper.launch(defaults, turn.ahead, list(borrowed.values()))
             else:
                 record = keeper.enqueue()
             answer = b'{"record": ' + record + b"}"
@@ -479,7 +481,7 @@ def _be_keeper(
             os.close(fd)
         if record:
             if turn_lock >= 0:
-                keeper.start_later(turn, turn_lock, inheritance)
+                keeper.start_later(turn, turn_lock, defaults)
             keeper.supervise()
     except Exception as error:  # pylint: disable=broad-exception-caught  # nobody else would see it
         if not answered:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 
-@files.privately
+@files.with_private_umask
 def lock_name(store: Store, name: str, *, wait: bool = True) -> int:
     """Take the lock of a name; it is held until the descriptor is closed everywhere.
 
@@ -44,7 +44,7 @@ def lock_name(store: Store, name: str, *, wait: bool = True) -> int:
         os.close(names)
 
 
-@files.privately
+@files.with_private_umask
 def mend_name(store: Store, name: str, others: Iterable[str] = ()) -> None:
     """Let a name whose latest job has been removed mean the latest of those that are there, or forget it.
 
@@ -81,7 +81,7 @@ def latest_job(store: Store, name: str) -> Job | None:
     return None
 
 
-@files.privately
+@files.with_private_umask
 def set_latest(store: Store, name: str, jid: str) -> None:
     """Let a name mean another job, durably. Only the holder of the name's lock may call this."""
     _name(store, name, jid, _named(store, name)[0])

@@ -87,17 +87,17 @@ class Reader:
         self._job = job
         self._stream = stream
         self._settle = settle
-        self._bell = -1
+        self._hangup = -1
         self._look()
         self._source = self._open()
         self.hidden = None if reveal else self._why_hidden()
 
     def _look(self) -> None:
-        """Take the job's bell, then look at it, so that nothing that happens after the look is missed."""
-        if self._bell >= 0:
-            os.close(self._bell)
-        bell = status.bell(self._job)
-        self._bell = -1 if bell is None else bell
+        """Take the job's hang-up descriptor, then look at the job, so that nothing that happens after the look is missed."""
+        if self._hangup >= 0:
+            os.close(self._hangup)
+        hangup = status.hangup(self._job)
+        self._hangup = -1 if hangup is None else hangup
         self.record: Record = status.judged(self._job, settle=self._settle)
 
     def _look_again(self) -> None:
@@ -125,11 +125,11 @@ class Reader:
         return UNSURE if isinstance(self._source, _File) else None
 
     def close(self) -> None:
-        """Let go of the stream and of the bell."""
+        """Close the stream and the hang-up descriptor."""
         self._source.close()
-        if self._bell >= 0:
-            os.close(self._bell)
-            self._bell = -1
+        if self._hangup >= 0:
+            os.close(self._hangup)
+            self._hangup = -1
 
     def wait(self, offset: int, seconds: float) -> None:
         """Return when there is something to read at an offset, when the job has finished, or after so many seconds."""
@@ -142,12 +142,12 @@ class Reader:
             left = until - time.monotonic()
             if left <= 0:
                 if seconds > 0:
-                    self._look_again()  # an end's bell may be late: it rings when the keeper is gone
+                    self._look_again()  # the hang-up of an end may be late: it comes when the keeper is gone
                 return
             pause = min(left, RECHECK_INTERVAL)
-            if self._bell < 0:
+            if self._hangup < 0:
                 time.sleep(pause)
-            elif not _rings(self._bell, pause):
+            elif not _rings(self._hangup, pause):
                 continue
             self._look_again()
 
@@ -244,7 +244,7 @@ def _continued(data: bytes) -> int:
     return number
 
 
-def _rings(bell: int, seconds: float) -> bool:
+def _rings(hangup: int, seconds: float) -> bool:
     waiting = select.poll()
-    waiting.register(bell, 0)  # hang-ups are reported without being asked for
+    waiting.register(hangup, 0)  # hang-ups are reported without being asked for
     return bool(waiting.poll(int(seconds * 1000) + 1))

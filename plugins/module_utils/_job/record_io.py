@@ -128,13 +128,13 @@ class RecordIO:
             return self.unseen(error)
         return DamagedRecord("it cannot be read: %s" % error.strerror)
 
-    @files.privately
+    @files.with_private_umask
     def publish(self, record: Record) -> None:
         """Write the job's first record, durably: from now on the job exists for everybody."""
         self.reserve("record", 0)
         self.replace(record)
 
-    @files.privately
+    @files.with_private_umask
     def replace(self, record: Record) -> None:
         """Write a record that is not the last one, durably, and make room for the next.
 
@@ -146,7 +146,7 @@ class RecordIO:
         self._make_room("record", data)
         self._install("next")
 
-    @files.privately
+    @files.with_private_umask
     def conclude(self, record: Record, *, by_reader: bool = False) -> Record:
         """Replace the record by its final form, durably; one writer at a time, and the first one's holds.
 
@@ -290,7 +290,7 @@ def lock_record(job: RecordIO, *, wait: bool) -> int | None:
     return fd
 
 
-@files.privately
+@files.with_private_umask
 def write_beside(job: RecordIO, data: bytes) -> None:
     """Replace a record by way of a file beside it, where there is no folder of ours."""
     name, folder = job.scratch, job.store.fd

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from .runner import Inheritance
+    from .runner import ProcessDefaults
     from .schema import Record
 
 _SIZE_DIGITS = 12  # how many bytes a registration has, in front of it
@@ -34,22 +34,22 @@ class Starter:
     """
 
     def __init__(self, job: Job, request: Record, lock: int) -> None:
-        self._outfit: runner.Outfit | None = None
+        self._pipes: runner.RunnerPipes | None = None
         self._job = job
         self._request = request
         self._lock = lock
         self._gate = -1
         self._runner = 0
 
-    def open(self) -> runner.Outfit:
+    def open(self) -> runner.RunnerPipes:
         """Open what the runner needs, unless that has been done. :raises OSError: it cannot be."""
-        if self._outfit is None:
-            self._outfit = runner.Outfit(self._job)
-        return self._outfit
+        if self._pipes is None:
+            self._pipes = runner.RunnerPipes(self._job)
+        return self._pipes
 
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
-        return [] if self._outfit is None else self._outfit.opened
+        return [] if self._pipes is None else self._pipes.opened
 
     def accept(self) -> bytes:
         """Write the first record, durably, and return it, JSON: the job exists, and is queued.
@@ -67,7 +67,7 @@ class Starter:
     def start(
         self,
         accepted: bytes,
-        inheritance: Inheritance,
+        defaults: ProcessDefaults,
         ahead: list[str],
         borrowed: list[int],
         adopt: Callable[[Job, list[int]], None],
@@ -83,15 +83,15 @@ class Starter:
         :raises JobError: it will not be exec'ed. What there is of it must be recalled.
         """
         try:
-            outfit = self.open()
-            self._fork_runner(outfit, inheritance, borrowed, adopt, self._register(accepted, ahead))
+            pipes = self.open()
+            self._fork_runner(pipes, defaults, borrowed, adopt, self._register(accepted, ahead))
             os.chdir("/")
         except OSError as error:
             raise self._job.store.failure(error) from None
-        answer = _registered(outfit.report_out)
+        answer = _registered(pipes.report_out)
         summary, _blank, record = _worked_out(answer).partition(b" ")
         pid, _slash, monotonic = summary.partition(b"/")
-        return record, int(pid), self._runner, float(monotonic), outfit.report_out
+        return record, int(pid), self._runner, float(monotonic), pipes.report_out
 
     def _register(self, accepted: bytes, ahead: list[str]) -> Callable[[], bytes]:
         """Return how the command, which is about to run, writes down who it is.
@@ -155,7 +155,7 @@ class Starter:
         removing.remove(self._job)
 
     def _new_record(self, keeper: int) -> Record:
-        place = {
+        paths = {
             "epoch": time.time(),
             "monotonic": time.monotonic(),
             "boot_id": host.boot_id(),
@@ -170,7 +170,7 @@ class Starter:
             "stdout_file": self._job.path("stdout"),
             "stderr_file": self._job.path("stderr"),
         }
-        return schema.new_record(self._job.jid, self._request, place)
+        return schema.new_record(self._job.jid, self._request, paths)
 
     def _publish(self, record: Record) -> None:
         self._job.publish(record)
@@ -179,8 +179,8 @@ class Starter:
 
     def _fork_runner(
         self,
-        outfit: runner.Outfit,
-        inheritance: Inheritance,
+        pipes: runner.RunnerPipes,
+        defaults: ProcessDefaults,
         borrowed: list[int],
         adopt: Callable[[Job, list[int]], None],
         register: Callable[[], bytes],
@@ -190,12 +190,12 @@ class Starter:
             try:
                 for fd in (self._lock, *borrowed):
                     os.close(fd)
-                runner.run(self._job, self._request, inheritance, outfit, adopt, register)
+                runner.run(self._job, self._request, defaults, pipes, adopt, register)
             finally:
                 os._exit(0)
-        for fd in outfit.only_runners:
+        for fd in pipes.only_runners:
             os.close(fd)
-        self._runner, self._gate = pid, outfit.gate_in
+        self._runner, self._gate = pid, pipes.gate_in
 
     def _by_hand(self, work: Callable[[], bytes]) -> bytes:
         """Let a short-lived child do some work, for the sake of memory, and return what that returned.

@@ -99,7 +99,7 @@ class Staged:
 
 
 def stage(
-    where: Store, payload: Payload, *, tmpdir: str = "", extra: dict[str, str] | None = None
+    store: Store, payload: Payload, *, tmpdir: str = "", extra: dict[str, str] | None = None
 ) -> Staged:
     """Reserve a job and put a module into its folder.
 
@@ -108,7 +108,7 @@ def stage(
     :raises JobError: it cannot be staged; nothing is left behind.
     """
     try:
-        job = where.create_job()
+        job = store.create_job()
         staged = Staged(job, payload.module)
         try:
             _fill(staged, job, payload, tmpdir, extra or {})
@@ -116,11 +116,11 @@ def stage(
             staged.discard()
             raise
     except OSError as error:
-        raise where.failure(error) from None
+        raise store.failure(error) from None
     return staged
 
 
-def stage_files(where: Store, *, module: str, path: str, args: str | None, tmpdir: str) -> Staged:
+def stage_files(store: Store, *, module: str, path: str, args: str | None, tmpdir: str) -> Staged:
     """Stage what ansible-core has transferred: the arguments of its ``async_wrapper``.
 
     :param path: of the module's file; its first line names the interpreter, if it has one.
@@ -134,7 +134,7 @@ def stage_files(where: Store, *, module: str, path: str, args: str | None, tmpdi
         style = "non_native_want_json"
     name = os.path.basename(path)
     payload = Payload(module, name=name, content=read(path), style=style, args=words)
-    return stage(where, payload, tmpdir=tmpdir)
+    return stage(store, payload, tmpdir=tmpdir)
 
 
 def read(path: str) -> bytes:

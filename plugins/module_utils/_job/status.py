@@ -85,7 +85,7 @@ def wait(
     """
     until = time.monotonic() + seconds
     while True:
-        hangs_up = bell(job)
+        hangs_up = hangup(job)
         try:
             left = (
                 until - time.monotonic()
@@ -104,7 +104,7 @@ def wait(
                 os.close(hangs_up)
 
 
-def bell(job: Job) -> int | None:
+def hangup(job: Job) -> int | None:
     """Return a descriptor that hangs up (POLLHUP) when something happens to a job; None if nothing tells of that."""
     for role in ("turn", "keeper", "runner"):
         try:
@@ -150,7 +150,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
             and same_boot
             and cgroup.joined(processes.marked(job.jid), unit.groups(private), job.jid)
         )
-        evidence.damaged = schema.FLAW in private or (exited is None and job.spoilt("exit"))
+        evidence.damaged = schema.FLAW in private or (exited is None and job.is_corrupt("exit"))
         if same_boot and not (evidence.exited or evidence.runner or evidence.command):
             _require_sight(job, private)
     state, reason = schema.verdict(evidence)

@@ -24,7 +24,7 @@ VERDICT = 3.0  # seconds that a keeper may need for its final record after grace
 
 
 def parse(line: bytes) -> Record:
-    """Read what :meth:`Stop.press` has written. :raises ValueError: it is something else."""
+    """Read what :meth:`Stop.request` has written. :raises ValueError: it is something else."""
     try:
         request = json.loads(line)
         parsed = {
@@ -54,7 +54,7 @@ class Stop:
         self._how: Record = {"signal": number, "grace": grace, "reason": reason, "by": by}
         self.until = time.monotonic() + grace + processes.KILL_PATIENCE + VERDICT
 
-    def press(self) -> None:
+    def request(self) -> None:
         """Ask the keeper, which may die with our mail unread; without keeper and runner, end what is left.
 
         The second takes as long as it takes, the first no time. A keeper that is ending the job already, for whatever
@@ -172,14 +172,14 @@ def stop(job: Job, *, number: int, grace: float, reason: str, by: Record | None 
 
     :raises JobError: something survives; ``survivors`` names it.
     """
-    request = Stop(job, number=number, grace=grace, reason=reason, by=by)
+    asked = Stop(job, number=number, grace=grace, reason=reason, by=by)
     while True:
         found = status.look(job)
         if found["finished"]:
             break
-        if time.monotonic() >= request.until:
-            raise request.unanswered()
-        request.press()
+        if time.monotonic() >= asked.until:
+            raise asked.unanswered()
+        asked.request()
         status.wait(job, ASK_INTERVAL, show="none")
     if found.get("survivors"):
         raise JobError(

@@ -61,7 +61,7 @@ class Store:
         self.open_jobs: set[RecordIO] | None = None
 
     @classmethod
-    @files.privately
+    @files.with_private_umask
     def open(cls, path: str, *, create: bool) -> Store:
         """Open an async dir.
 
@@ -126,7 +126,7 @@ class Store:
             self.path, "%s %s" % (path, why), "find out who put it there and remove it"
         )
 
-    @files.privately
+    @files.with_private_umask
     def private(self, *names: str, create: bool = True) -> int:
         """Open a folder below the private folder, made 0700 if it is not there, and return its descriptor.
 
@@ -202,7 +202,7 @@ class Store:
         """Tell whether something lies in the place of a job's record."""
         return os.path.lexists(os.path.join(self.path, jid))
 
-    @files.privately
+    @files.with_private_umask
     def secret(self, *, create: bool = True) -> bytes:
         """Return the key of this async dir, with which secrets are compared without being kept.
 
@@ -245,7 +245,7 @@ class Store:
             return True
         return not 0 < due - time.time() < LONGEST_PAUSE + 1  # else somebody has set the clock back
 
-    @files.privately
+    @files.with_private_umask
     def create_job(self) -> Job:
         """Make the folder of a new job and return the job. It has no record yet, so nobody sees it."""
         jobs = self.private("jobs")

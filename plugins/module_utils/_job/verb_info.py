@@ -22,9 +22,9 @@ OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
 def run(call: Call) -> Record:
     """List the jobs and return the result."""
     params = call.params
-    where = call.find_store()
+    store = call.find_store()
     asked = {name: params[name] for name in ("jids", "names", "states")}
-    listing = Listing(where, settle=not call.check_mode, **asked)
+    listing = Listing(store, settle=not call.check_mode, **asked)
     jobs = listing.newest(params["limit"], params["order"])
     listing.show(jobs, params["output"], OUTPUT_TOTAL)
     total = sum(listing.counts.values())

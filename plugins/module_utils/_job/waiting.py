@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Waiting for many jobs at once, on the target. Private to the collection.
 
-One poll(2) watches the bells of all jobs (see _job.status), so waiting costs no time of the processor, and only a job
-whose bell has rung is looked at again.
+One poll(2) watches the hang-up descriptors of all jobs (see _job.status), so waiting costs no time of the processor, and only a job
+that has hung up is looked at again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from .schema import Record
     from .store import Job, Store
 
-# Seconds between two looks at a job without a bell: the builtin's, one whose command has been orphaned, and those for
+# Seconds between two looks at a job without a hang-up descriptor: the builtin's, one whose command has been orphaned, and those for
 # which there are not enough descriptors.
 RECHECK_INTERVAL = 0.5
-# Seconds between two looks at who has reported progress. That rings no bell: it costs a stat(2) for each running job.
+# Seconds between two looks at who has reported progress. That causes no hang-up: it costs a stat(2) for each running job.
 PROGRESS_INTERVAL = 2.0
 LONGEST_SLEEP = 3600.0  # seconds; poll(2) takes no more than a month
 SPARE_DESCRIPTORS = 64
@@ -52,7 +52,7 @@ def goal(until: str) -> Callable[[list[Record]], bool]:
 class Waiter:
     """Looks at jobs, and waits for what becomes of them.
 
-    :param where: the async dir; None if there is none, and so no job.
+    :param store: the async dir; None if there is none, and so no job.
     :param meant: the jobs.
     :param absent: says why a job cannot be found.
     :param settle: whether a final verdict may be written down.
@@ -60,7 +60,7 @@ class Waiter:
 
     def __init__(
         self,
-        where: Store | None,
+        store: Store | None,
         meant: list[Reference],
         absent: Callable[[Reference], str],
         *,
@@ -72,14 +72,14 @@ class Waiter:
         self._jobs: list[Job | None] = []  # None where there is none
         by_jid: dict[str, Reference] = {}  # a job may be given by its jid and by its name
         for reference in meant:
-            job = _find(where, reference)
+            job = _find(store, reference)
             if job is None or by_jid.setdefault(job.jid, reference) is reference:
                 self._meant.append(reference)
                 self._jobs.append(job)
             else:
                 by_jid[job.jid].learn(reference)
         self._bells = _Bells(self._jobs)
-        # In this order: a bell that was taken before a look misses nothing that happens after it.
+        # In this order: a descriptor that was taken before a look misses nothing that happens after it.
         self._bells.hang(list(range(len(self._meant))))
         self._marks = _Marks(self._jobs)
         self.found: list[Record] = [self._look(number) for number in range(len(self._meant))]
@@ -119,14 +119,14 @@ class Waiter:
         return time.monotonic() >= end
 
     def look_at_live(self) -> None:
-        """Look again at every job that has not finished. Its bell may be late: it rings when the keeper is gone."""
+        """Look again at every job that has not finished. Its hang-up may be late: it comes when the keeper is gone."""
         self._look_again(self._live())
 
     def _live(self) -> list[int]:
         return [number for number, job in enumerate(self.found) if not job["finished"]]
 
     def close(self) -> None:
-        """Let go of all bells."""
+        """Close all hang-up descriptors."""
         self._bells.close()
 
     def chosen(self, is_meant: Callable[[Record], bool]) -> dict[int, Job]:
@@ -269,7 +269,7 @@ def _mark(path: str) -> tuple[int, int]:
 
 
 class _Bells:
-    """The bells of jobs that are waited for; as many as there may be open files."""
+    """The hang-up descriptors of jobs that are waited for; as many as there may be open files."""
 
     def __init__(self, jobs: list[Job | None]) -> None:
         self._jobs = jobs
@@ -284,12 +284,12 @@ class _Bells:
         self._room = soft - SPARE_DESCRIPTORS
 
     def hang(self, numbers: list[int]) -> list[int]:
-        """Take the bells of jobs, and return these jobs: they may have changed before."""
+        """Take the hang-up descriptors of jobs, and return these jobs: they may have changed before."""
         for number in numbers:
             job = self._jobs[number]
             if job is None or number in self._hung or len(self._hung) >= self._room:
                 continue
-            fd = status.bell(job)
+            fd = status.hangup(job)
             job.close()
             if fd is not None:
                 self._hung[number], self._numbers[fd] = fd, number
@@ -297,7 +297,7 @@ class _Bells:
         return numbers
 
     def ring(self, live: list[int], seconds: float) -> list[int]:
-        """Wait until a bell rings, and return which jobs must be looked at again."""
+        """Wait until a descriptor hangs up, and return which jobs must be looked at again."""
         silent = [number for number in live if number not in self._hung]
         if silent:
             seconds = min(seconds, RECHECK_INTERVAL)
@@ -308,7 +308,7 @@ class _Bells:
         return self.hang(rung) + self.hang(silent)
 
     def take_down(self, number: int) -> None:
-        """Let go of the bell of a job, if it has been taken."""
+        """Close the hang-up descriptor of a job, if it has been taken."""
         fd = self._hung.pop(number, None)
         if fd is not None:
             del self._numbers[fd]
@@ -316,16 +316,16 @@ class _Bells:
             os.close(fd)
 
     def close(self) -> None:
-        """Let go of all bells, and of the room that was made for them."""
+        """Close all hang-up descriptors, and free the room that was made for them."""
         for number in list(self._hung):
             self.take_down(number)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
 
 
-def _find(where: Store | None, reference: Reference) -> Job | None:
-    if where is None or reference.failure is not None:
+def _find(store: Store | None, reference: Reference) -> Job | None:
+    if store is None or reference.failure is not None:
         return None
-    return where.job(reference.jid) if reference.jid else latest_job(where, str(reference.name))
+    return store.job(reference.jid) if reference.jid else latest_job(store, str(reference.name))
 
 
 def _absent(reference: Reference) -> Record:

@@ -80,4 +80,4 @@ def test_what_a_limit_means(parameter, given, meant):
 def test_auto_without_systemd_is_process_and_nothing_is_doomed():
     assert checked() == {"containment": "process", **NO_LIMITS}
     assert containment.manager()[0] == ""
-    assert containment.doom() is None
+    assert containment.logout_warning() is None

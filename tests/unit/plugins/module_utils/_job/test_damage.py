@@ -185,7 +185,7 @@ def test_an_exit_slot_of_wrong_types_counts_as_none(code):
     with a_job() as job:
         put(job.results_file, json.dumps(RUNNING).encode())
         job.fill("exit", {"status": code, "epoch": 1.0, "monotonic": 1.0})
-        assert job.slot("exit") is None and job.spoilt("exit")
+        assert job.slot("exit") is None and job.is_corrupt("exit")
         found = assert_clear(job)
         assert (found["state"], found["reason"], found["rc"]) == ("lost", "record damaged", None)
         put(job.results_file, b"")
@@ -199,7 +199,7 @@ def test_a_spoilt_slot(slot, content):
     with a_job() as job:
         put(job.results_file, json.dumps(RUNNING).encode())
         put(job.path(slot), content)
-        assert job.slot(slot) is None and job.spoilt(slot) == bool(content)
+        assert job.slot(slot) is None and job.is_corrupt(slot) == bool(content)
         assert assert_clear(job)["state"] == "lost"
 
 

@@ -256,8 +256,8 @@ def test_stopping_a_finished_job_changes_nothing(launcher):
 def test_nonsense_in_the_mailbox_harms_nothing(launcher):
     job = launcher.gated("echo fine")
     with open(job.path("keeper"), "wb", buffering=0) as mailbox:
-        for mail in (b"\xff\0\n", b"[]\n", b'{"signal": "x"}\n', b"{}\n", b"x" * 5000):
-            mailbox.write(mail)
+        for received in (b"\xff\0\n", b"[]\n", b'{"signal": "x"}\n', b"{}\n", b"x" * 5000):
+            mailbox.write(received)
     launcher.release()
     assert launcher.finished(job)["stdout"] == "fine"
 

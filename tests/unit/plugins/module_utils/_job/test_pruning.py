@@ -298,17 +298,17 @@ def test_jobs_of_async_go_when_they_have_finished(launcher):
 
 
 def test_a_damaged_record_goes_as_lost_or_by_its_exit_status(launcher):
-    spoilt, known = done(launcher, "true", "exit 3")
-    for job in (spoilt, known):
+    is_corrupt, known = done(launcher, "true", "exit 3")
+    for job in (is_corrupt, known):
         with open(job.results_file, "w", encoding="ascii") as target:
             target.write("spoilt")
-    os.unlink(spoilt.path("exit"))
+    os.unlink(is_corrupt.path("exit"))
     live = launcher("sleep", "61")
     with open(live.results_file, "w", encoding="ascii") as target:
         target.write("spoilt")
     os.unlink(live.path("record"))
     found = job_prune(launcher.store, states=["lost"])
-    assert [one["ansible_job_id"] for one in found["pruned"]] == [spoilt.jid]
+    assert [one["ansible_job_id"] for one in found["pruned"]] == [is_corrupt.jid]
     found = job_prune(launcher.store)
     assert [(one["ansible_job_id"], one["state"]) for one in found["pruned"]] == [
         (known.jid, "failed")

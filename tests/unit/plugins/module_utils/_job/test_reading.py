@@ -252,7 +252,7 @@ def test_waiting_ends_after_its_time(launcher):
 def test_an_end_whose_bell_has_not_rung_is_seen_by_the_last_look(launcher):
     job = launcher.gated("exit 0")
     reader = reading(job)
-    # Somebody else who has the other end open keeps the bell from ringing, as a keeper does that is not gone yet.
+    # Somebody else who has the other end open delays the hang-up, as a keeper does that is not gone yet.
     fd = os.open(job.path("keeper"), os.O_RDWR)
     launcher.release()
     launcher.finished(job)
