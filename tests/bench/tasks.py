@@ -15,7 +15,7 @@ LIMIT = 300  # seconds that a job may run when its deadline is not what is measu
 
 
 def launch(
-    engine: str, name: str, argv: t.Sequence[str], *, timeout: int = LIMIT, **more: t.Any
+    engine: str, name: str, argv: t.Sequence[str], /, *, timeout: int = LIMIT, **more: t.Any
 ) -> TaskSpec:
     """Return the task that launches a job.
 
@@ -31,3 +31,8 @@ def launch(
 def command(name: str, argv: t.Sequence[str]) -> TaskSpec:
     """Return a plain task that runs a command and waits for it."""
     return {"name": name, "ansible.builtin.command": {"argv": list(argv)}}
+
+
+def look(name: str, job: str) -> TaskSpec:
+    """Return the task that looks at the job of a name."""
+    return {"name": name, "durable.jobs.job_status": {"name": job}}
