@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import typing as t
 
+from ..module_utils._argspec import BATCH
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._forward import ForwardingAction, refused
-from ..plugin_utils._prepare import part_of
+from ..plugin_utils._action_capture import part_of
+from ..plugin_utils._forward import IN_THE_BACKGROUND, ForwardingAction, refused
 
 
 class ActionModule(ForwardingAction):
     """Prepares the modules among the jobs and runs the module of the same name."""
 
-    module = "durable.jobs.job_batch"
-    instead = (
-        "it launches into the background by itself. Drop both, write timeout: %(limit)d, "
-        "and wait with durable.jobs.job_wait, or look with durable.jobs.job_status"
-    )
+    arguments = BATCH
+    instead = IN_THE_BACKGROUND
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Launch the jobs."""
@@ -39,10 +37,7 @@ class ActionModule(ForwardingAction):
             except JobError as error:
                 text = "jobs[%d] cannot be launched, so nothing is: %s" % (number, error.msg)
                 return refused(result, JobError(**dict(error.details, msg=text)))
-        args["_parts"] = parts
-        result.update(
-            self._execute_module(module_name=self.module, module_args=args, task_vars=task_vars)
-        )
+        result.update(self.ask(args, task_vars or {}, parts=parts))
         return result
 
 

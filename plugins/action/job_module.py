@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import typing as t
 
+from ..module_utils._argspec import START_MODULE
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._forward import ForwardingAction, refused
-from ..plugin_utils._prepare import part_of
+from ..plugin_utils._action_capture import part_of
+from ..plugin_utils._forward import IN_THE_BACKGROUND, ForwardingAction, refused
 
 
 class ActionModule(ForwardingAction):
     """Prepares the module and runs the module of the same name, which launches it."""
 
-    module = "durable.jobs.job_module"
-    instead = (
-        "it launches into the background by itself. Drop both, write timeout: %(limit)d, "
-        "and wait with durable.jobs.job_wait, or look with durable.jobs.job_status"
-    )
+    arguments = START_MODULE
+    instead = IN_THE_BACKGROUND
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         """Launch the module and return the job."""
@@ -27,10 +25,8 @@ class ActionModule(ForwardingAction):
         task_vars = task_vars or {}
         try:
             args = self.forwarded()
-            args["_part"] = part_of(self, args, task_vars)
+            part = part_of(self, args, task_vars)
         except JobError as error:
             return refused(result, error)
-        result.update(
-            self._execute_module(module_name=self.module, module_args=args, task_vars=task_vars)
-        )
+        result.update(self.ask(args, task_vars, part=part))
         return result

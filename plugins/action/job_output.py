@@ -9,7 +9,8 @@ import typing as t
 
 from ansible.module_utils.parsing.convert_bool import boolean
 
-from ..module_utils._reading import PIECE_BYTES
+from ..module_utils._argspec import OUTPUT
+from ..module_utils._job.schema import PIECE_BYTES
 from ..plugin_utils._display import Lines
 from ..plugin_utils._forward import ForwardingAction
 
@@ -19,7 +20,7 @@ LINE_LIMIT = 4096  # characters of a line that are shown at once
 class ActionModule(ForwardingAction):
     """Runs the module of the same name; with ``follow`` again and again, until all is shown."""
 
-    module = "durable.jobs.job_output"
+    arguments = OUTPUT
     instead = "a look is short. Drop both, and write follow: true to read until the job has ended"
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
@@ -43,9 +44,7 @@ class ActionModule(ForwardingAction):
                 lines.end()
                 return dict(answer, **pieces.result())
             args["offset"] = 0 if answer["shrunk"] else answer["next_offset"]
-            answer = self._execute_module(
-                module_name=self.module, module_args=args, task_vars=task_vars
-            )
+            answer = self.ask(args, task_vars or {})
             if "eof" not in answer:
                 return answer
 

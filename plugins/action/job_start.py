@@ -1,28 +1,24 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Forwards ansible_async_dir to the module, and takes free form: only the controller knows either."""
+"""Asks the engine, forwards ansible_async_dir, and takes free form: only the controller can do any of it."""
 
 from __future__ import annotations
 
 import typing as t
 
-from ..module_utils._job import quantities
+from ..module_utils._argspec import ONE_COMMAND, START, checked
 from ..module_utils._job.errors import JobError
-from ..module_utils._launch import JOB_SPEC, ONE_COMMAND
-from ..plugin_utils._forward import ForwardingAction
+from ..plugin_utils._forward import IN_THE_BACKGROUND, ForwardingAction
 
 RAW = "_raw_params"  # where ansible-core puts what is not written as name=value
 
 
 class ActionModule(ForwardingAction):
-    """Runs the module of the same name."""
+    """Asks what the module of the same name asks."""
 
-    module = "durable.jobs.job_start"
-    instead = (
-        "it launches into the background by itself. Drop both, write timeout: %(limit)d, "
-        "and wait with durable.jobs.job_wait, or look with durable.jobs.job_status"
-    )
+    arguments = START
+    instead = IN_THE_BACKGROUND
     # Since ansible-core 2.19. Those before know the modules that take free form by name, and refuse all others.
     supports_raw_params = True
 
@@ -32,10 +28,10 @@ class ActionModule(ForwardingAction):
         raw = args.pop(RAW, None)
         if isinstance(raw, dict):  # a template that is all of the arguments
             args = {**args, **raw}
-            quantities.checked(args)
+            checked(args, START.spec)
             return args
         if raw:
-            wrong = [*(name for name in args if name not in JOB_SPEC), *_commands(args)]
+            wrong = [*(name for name in args if name not in START.spec), *_commands(args)]
             if wrong:
                 text = (
                     "%s cannot be given beside %r, which stands alone and so is taken as cmd: "

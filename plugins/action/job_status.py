@@ -1,21 +1,22 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Forwards ansible_async_dir to the module: only the controller knows that variable."""
+"""Asks the engine directly, and forwards ansible_async_dir: only the controller can do either."""
 
 from __future__ import annotations
 
 import typing as t
 
+from ..module_utils._argspec import STATUS
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
 from ..plugin_utils._forward import ForwardingAction
 
 
 class ActionModule(ForwardingAction):
-    """Runs the module of the same name."""
+    """Asks what the module of the same name asks."""
 
-    module = "durable.jobs.job_status"
+    arguments = STATUS
     instead = (
         "the job runs in the background, and a look is short. "
         "Drop both, and use wait or until, or durable.jobs.job_wait, to wait for the end"

@@ -10,23 +10,30 @@ import os
 import socket
 import typing as t
 
+from ..module_utils._argspec import STOP
 from ..module_utils._job.errors import JobError
-from ..module_utils._references import references
+from ..module_utils._job.references import references
 from ..plugin_utils._forward import ForwardingAction
 
 
 class ActionModule(ForwardingAction):
     """Runs the module of the same name."""
 
-    module = "durable.jobs.job_stop"
+    arguments = STOP
     instead = (
         "it returns when the jobs have ended. Drop both, and set with grace how long that may take"
     )
 
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        """Stop the jobs."""
+        result = self.begin(tmp, task_vars)
+        controller = {"user": _user(), "host": socket.gethostname()}
+        result.update(self.ask(self.forwarded(), task_vars or {}, controller=controller))
+        return result
+
     def forwarded(self) -> dict[str, t.Any]:
         """Return the task's arguments, without the output that registered results hold."""
         args = super().forwarded()
-        args["_controller"] = {"user": _user(), "host": socket.gethostname()}
         try:
             if "jobs" in args:
                 args["jobs"] = [one.plain() for one in references(args["jobs"])]

@@ -14,9 +14,10 @@ import typing as t
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
+from ..module_utils._argspec import WAIT
 from ..module_utils._job import quantities, schema
 from ..module_utils._job.errors import JobError
-from ..module_utils._references import references
+from ..module_utils._job.references import references
 from ..plugin_utils._display import Lines
 from ..plugin_utils._forward import ForwardingAction, refused
 
@@ -45,7 +46,7 @@ MODULE_FAILURES = 3  # runs of the module that may fail in a row without an answ
 class ActionModule(ForwardingAction):
     """Runs the module of the same name again and again until it says that it is done."""
 
-    module = "durable.jobs.job_wait"
+    arguments = WAIT
     instead = (
         "the jobs run in the background, and the wait goes on when a connection is lost. "
         "Drop both, and write timeout: %(limit)d if the wait is to end"
@@ -89,9 +90,9 @@ class ActionModule(ForwardingAction):
             left = float("inf") if timeout is None else start + timeout - time.monotonic()
             # After a lost connection the first answer shall come at once: only it shows that the host is back.
             wait = 0.0 if contact.is_lost() else max(0.0, min(left, look))
-            # The module decides by its clock whether it has waited so long; `last` says that the time is over then.
+            # The engine decides by its clock whether it has waited so long; `last` says that the time is over then.
             part = {"wait": wait, "last": wait >= left, "gather": gather}
-            answer = contact.ask(dict(args, _part=dict(part, seen=news.seen)), task_vars)
+            answer = contact.ask(args, dict(part, seen=news.seen), task_vars or {})
             if answer is None:
                 continue
             if "news" in answer:
@@ -135,17 +136,17 @@ class _Contact:
         return self._lost is not None
 
     def ask(
-        self, args: dict[str, t.Any], task_vars: dict[str, t.Any] | None
+        self, args: dict[str, t.Any], look: dict[str, t.Any], task_vars: dict[str, t.Any]
     ) -> dict[str, t.Any] | None:
-        """Run the module and return its answer; None if there is none and it is worth another attempt.
+        """Return the engine's answer; None if there is none and it is worth another attempt.
+
+        :param look: which part of the wait this is, see ``verb_wait``.
 
         :raises AnsibleConnectionFailure: it is not.
         """
         try:
-            with _alarm(self._action, self._longest(args["_part"]["wait"])):
-                answer = self._action._execute_module(
-                    module_name=self._action.module, module_args=args, task_vars=task_vars
-                )
+            with _alarm(self._action, self._longest(look["wait"])):
+                answer = self._action.ask(dict(args), task_vars, look=look)
         except AnsibleConnectionFailure as error:
             why = str(error).strip()
             if self._is_over():

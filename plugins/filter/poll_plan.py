@@ -8,7 +8,7 @@ from __future__ import annotations
 from ansible.errors import AnsibleFilterError
 
 from ..module_utils._job.errors import JobError
-from ..module_utils._plan import DEFAULT_DELAY, DEFAULT_GRACE, poll_plan
+from ..module_utils._job.poll_plan import DEFAULT_DELAY, DEFAULT_GRACE, poll_plan
 
 DOCUMENTATION = r"""
 name: poll_plan

@@ -8,8 +8,8 @@ from __future__ import annotations
 from ansible.errors import AnsibleFilterError
 
 from ..module_utils._job.errors import JobError
+from ..module_utils._job.poll_plan import plain
 from ..module_utils._job.quantities import seconds
-from ..module_utils._plan import plain
 
 DOCUMENTATION = r"""
 name: seconds

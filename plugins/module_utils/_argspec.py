@@ -1,153 +1,130 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Argument specs that modules share, and what follows from them. Private to the collection."""
+"""What each module takes, for the module and for its action plugin. Private to the collection."""
 
 from __future__ import annotations
 
-import functools
-import os
+import contextlib
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.validation import check_type_dict, check_type_list
+from ansible.module_utils.errors import UnsupportedError
 
-from ._job import quantities, schema, store, way
-from ._job.folder import MissingRecord
-from ._job.printable import make_printable, printable
-from ._job.store import Store
+from ._job import quantities, schema
+from ._job.errors import JobError
+from ._job.poll_plan import DEFAULT_GRACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Iterator
 
-    from ._job.folder import Job
     from ._job.schema import Record
 
-ASYNC_DIR_SPEC: dict[str, Any] = {
-    "async_dir": {"type": "path"}
-}  # documented by the fragment async_dir
-
-NO_LOGIN = 2**32 - 1  # what /proc/self/loginuid says of a session that nobody has logged in to
-
+# What only the controller knows, see ``call``: told by the action plugin. Kept out of syslog: it may hold secrets.
+TOLD: dict[str, Any] = {"_told": {"type": "dict", "no_log": True}}
+ASYNC_DIR: dict[str, Any] = {"async_dir": {"type": "path"}}
 # Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
 UNSHOWN = ("env", "stdin", "args")
+ONE_COMMAND = ["cmd", "argv", "shell"]
+JOB: dict[str, Any] = {
+    "cmd": {"type": "str"},
+    "argv": {"type": "list", "elements": "str"},
+    "shell": {"type": "str"},
+    "executable": {"type": "path", "default": "/bin/sh"},
+    "timeout": {"type": "raw", "default": 3600},
+    "max_timeout": {"type": "raw"},
+    "watchdog": {"type": "raw"},
+    "grace": {"type": "raw", "default": DEFAULT_GRACE},
+    "stop_signal": {"type": "str", "default": "TERM"},
+    "chdir": {"type": "path"},
+    "env": {"type": "dict", "no_log": True},
+    "stdin": {"type": "str", "no_log": True},
+    "stdin_add_newline": {"type": "bool", "default": True},
+    "creates": {"type": "path"},
+    "removes": {"type": "path"},
+    "umask": {"type": "raw"},
+    "nice": {"type": "int"},
+    "output_limit": {"type": "int", "default": 64 * 1024 * 1024},
+    "containment": {"type": "str", "default": "auto", "choices": ["auto", "systemd", "process"]},
+    "memory_max": {"type": "str"},
+    "cpu_quota": {"type": "str"},
+    "tasks_max": {"type": "int"},
+    "name": {"type": "str"},
+    "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "attach", "replace"]},
+    "rerun": {"type": "str", "default": "always", "choices": ["always", "on_failure", "never"]},
+    "retention": {"type": "raw", "default": 14 * 86400},
+    **ASYNC_DIR,
+}
 
-_at_end: list[Callable[[], None]] = []
-
-
-def letting_go(run: Callable[[AnsibleModule], Record]) -> Callable[[AnsibleModule], Record]:
-    """Have all that a run of a module opens closed at its end, and what it says made printable.
-
-    Its process would end anyhow, but under mitogen's strategy one interpreter runs many modules.
-    """
-
-    @functools.wraps(run)
-    def wrapped(module: AnsibleModule) -> Record:
-        try:
-            result = run(module)
-            make_printable(result)
-            return result
-        finally:
-            while _at_end:
-                _at_end.pop()()
-
-    return wrapped
-
-
-def at_end(close: Callable[[], None]) -> None:
-    """Have something closed at the end of a run, see :func:`letting_go`."""
-    _at_end.append(close)
-
-
-def open_store(module: AnsibleModule, *, create: bool) -> Store:
-    """Resolve the async dir, here on the target and nowhere else, and open it.
-
-    :raises FileNotFoundError: it is not there, and ``create`` is false.
-    :raises JobError: it cannot be used; the message says why and as whom.
-    """
-    where = Store.open(async_dir(module), create=create)
-    where.open_jobs = set()
-    at_end(where.close)
-    return where
-
-
-def async_dir(module: AnsibleModule) -> str:
-    """Return the path of the async dir: the parameter, else the environment's, else ansible-core's default."""
-    configured = (
-        module.params["async_dir"] or os.environ.get("ANSIBLE_ASYNC_DIR") or "~/.ansible_async"
-    )
-    return os.path.expanduser(os.path.expandvars(configured))
-
-
-def given_job(module: AnsibleModule) -> Job:
-    """Return the job that the parameters ``jid`` or ``name`` mean.
-
-    :raises MissingRecord: there is none of that name.
-    :raises FileNotFoundError: there is no async dir.
-    """
-    if module.params["jid"] is not None:
-        schema.check_jid(module.params["jid"])
-        return open_store(module, create=False).job(module.params["jid"])
-    name = schema.check_name(module.params["name"])
-    job = open_store(module, create=False).latest(name)
-    if job is None:
-        raise MissingRecord(name)
-    return job
-
-
-def why_absent(
-    path: str, jid: str | None, name: str | None, launched: dict[str, str] | None = None
-) -> str:
-    """Say that a job is not in an async dir: where we looked, as whom, and where it is as far as we can see.
-
-    :param launched: what the result of its launch tells, see ``_references.Reference``.
-    """
-    me = store.user_name(os.geteuid())
-    which = jid or "named %r" % name
-    text = "could not find job %s in %s as user %s" % (which, path, me)
-    if not (schema.valid_jid(jid) if jid else schema.valid_name(name or "")):
-        return printable(text)
-    launched = launched or {}
-    user, folder = launched.get("user", me), os.path.dirname(launched.get("results_file", ""))
-    if user != me:
-        where = " in %s" % folder if folder else ""
-        return printable("%s; it was launched as %s%s: use the same become" % (text, user, where))
-    if folder not in ("", os.path.normpath(path)):
-        hint = "; it was launched in %s: set async_dir to that, or use the same become" % folder
-        return printable(text + hint)
-    for user, folder in way.elsewhere(path, jid or "", name or ""):
-        if user == me:
-            text += "; there is one in %s: set async_dir to that" % folder
-        else:
-            hint = "; it belongs to user %s in %s: look as that user (become_user: %s), with that async_dir"
-            text += hint % (user, folder, user)
-    return printable(text)
+COMMANDS_ONLY = ("cmd", "argv", "shell", "executable")
+MODULE: dict[str, Any] = {
+    "module": {"type": "str", "required": True},
+    # Kept out of syslog, for it may hold secrets; so do the arguments in what the action plugin has made of them.
+    "args": {"type": "dict", "default": {}, "no_log": True},
+    **{name: option for name, option in JOB.items() if name not in COMMANDS_ONLY},
+}
+# Of an entry of job_batch: what is a job's own and never shared, and what is never a job's own.
+OWN = ("cmd", "argv", "shell", "module", "args", "name", "stdin", "creates", "removes")
+OF_THE_CALL = ("async_dir", "retention")
+SHARED: dict[str, Any] = {
+    name: option for name, option in JOB.items() if name not in (*OWN, "async_dir")
+}
+ENTRY: dict[str, Any] = {
+    name: {key: value for key, value in option.items() if key not in ("default", "required")}
+    for name, option in {**JOB, **MODULE}.items()
+    if name not in OF_THE_CALL
+}
+ONE_WORK = [*ONE_COMMAND, "module"]
+ONE_JOB: dict[str, Any] = {"jid": {"type": "str"}, "name": {"type": "str"}}
+SHOW: dict[str, Any] = {"type": "str", "choices": ["full", "tail", "none"]}
+REVEAL: dict[str, Any] = {"reveal": {"type": "bool", "default": False}}
+# What a list or a dictionary is like, for whoever gave something else: ansible-core's own words show no example.
+SAMPLES = {
+    "argv": "[rsync, -a, /data, /backup]",
+    "env": "{LANG: C.UTF-8}",
+    "args": "{src: /data, dest: /backup}",
+    "jobs": "[{cmd: /opt/backup}, {cmd: /opt/report}]",
+    "states": "[running, failed]",
+    "names": "[backup, web-*]",
+    "jids": "[j123456789012.3456]",
+}
 
 
-def requester(module: AnsibleModule, controller: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return who asks for something, see ``schema.requester``.
+class Arguments:
+    """The parameters of a module, and what must hold between them."""
 
-    :param controller: ``user`` and ``host`` of the controller, where an action plugin has told them.
-    """
-    told = controller or {}
-    by = {
-        # ansible-core tells every module its version; whoever runs a module by hand does not.
-        "via": "ansible" if getattr(module, "ansible_version", None) else "local",
-        "user": store.user_name(os.geteuid()),
-        "login": os.environ.get("SUDO_USER") or os.environ.get("DOAS_USER") or _login_user(),
-        "controller_user": told.get("user"),
-        "controller": told.get("host"),
-    }
-    return schema.requester(by) or {}
+    def __init__(self, verb: str, *specs: dict[str, Any], **constraints: Any) -> None:
+        self.verb = verb
+        self.spec = {
+            name: option for spec in (*specs, ASYNC_DIR, TOLD) for name, option in spec.items()
+        }
+        self.constraints = constraints
 
+    def for_controller(self) -> ArgumentSpecValidator:
+        """Return a validator that leaves paths as they are: only the target can expand them."""
+        return ArgumentSpecValidator(_unexpanded(self.spec), **self.constraints)
 
-def _login_user() -> str | None:
-    """Return the user as whom this session was opened, whoever he has become since (pam_loginuid(8))."""
-    try:
-        with open("/proc/self/loginuid", encoding="ascii") as source:
-            uid = int(source.read())
-    except (OSError, ValueError):  # a kernel without auditing
-        return None
-    return store.user_name(uid) if uid < NO_LOGIN else None
+    def request(self, params: dict[str, Any], *, expanded: bool, **facts: Any) -> Record:
+        """Return a request to the engine, see ``call``.
+
+        :param params: the parameters, checked.
+        :param expanded: whether paths have been expanded.
+        :param facts: what else ``call`` wants to know.
+        :raises JobError: a number, or an entry of job_batch, is wrong.
+        """
+        told = params.get("_told") or {}
+        params = usable(params, self.spec)
+        del params["_told"]
+        request: Record = {"part": None, "parts": None, "look": None, "controller": None, **told}
+        if self.verb == "job_batch":
+            request["entries"] = _entries(params, ENTRY if expanded else _unexpanded(ENTRY))
+        paths = (
+            []
+            if expanded
+            else [name for name in PATHS if name in params or self.verb == "job_batch"]
+        )
+        return dict(request, verb=self.verb, params=params, paths=paths, unshown=UNSHOWN, **facts)
 
 
 def usable(params: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
@@ -160,22 +137,167 @@ def usable(params: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     return quantities.checked({**params, **absent})
 
 
-def unshown_invocation(module: AnsibleModule) -> dict[str, Any]:
-    """Return the echo of the parameters that every result carries, without the secret ones.
+def checked(params: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with durations in seconds, and whole numbers, lists and dictionaries as such.
 
-    The spec marks them ``no_log``, which keeps them out of syslog; what ansible-core derives from
-    that for results is undone.
+    :param spec: their argument spec.
+    :raises JobError: naming the parameter whose value is wrong, the value unless it is secret, and an example.
     """
-    module.no_log_values.clear()
-    shown = _unshown(module.params)
-    if isinstance(shown.get("jobs"), list):
-        shown["jobs"] = [
-            _unshown(entry) if isinstance(entry, dict) else entry for entry in shown["jobs"]
-        ]
-    return {"module_args": shown}
+    found = quantities.checked(params)
+    for name, value in params.items():
+        option = spec.get(name, {})
+        kind, secret = option.get("type"), option.get("no_log", False)
+        if value is None or name not in SAMPLES or kind not in ("list", "dict"):
+            continue
+        with _said(name, kind, value, secret, SAMPLES[name]):
+            found[name] = check_type_list(value) if kind == "list" else check_type_dict(value)
+        for number, item in enumerate(found[name] if option.get("elements") == "dict" else ()):
+            with _said("%s[%d]" % (name, number), "dict", item, secret, "{cmd: /opt/backup}"):
+                check_type_dict(item)
+    return found
 
 
-def _unshown(params: dict[str, Any]) -> dict[str, Any]:
-    hidden = {name for name in UNSHOWN if params.get(name) is not None}
-    shown = {name: value for name, value in params.items() if name not in ("_part", "_parts")}
-    return dict(shown, **dict.fromkeys(hidden, "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"))
+@contextlib.contextmanager
+def _said(name: str, kind: str, value: Any, secret: bool, example: str) -> Iterator[None]:
+    """Say in words of our own what has another type than it must have."""
+    try:
+        yield
+    except (TypeError, ValueError):
+        what = "a list" if kind == "list" else "a dictionary"
+        found = "a value of type %s" % _type_of(value) if secret else quantities.shown(value)
+        text = "%s must be %s such as %s, not %s"
+        raise JobError(text % (name, what, example, found)) from None
+
+
+def _type_of(value: Any) -> str:
+    """Return the name of a plain type; ansible-core has types of its own for what comes from a playbook."""
+    return next(
+        (plain.__name__ for plain in (str, list, dict, bool, int) if isinstance(value, plain)),
+        type(value).__name__,
+    )
+
+
+def _unexpanded(spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: dict(option, type="str") if option["type"] == "path" else option
+        for name, option in spec.items()
+    }
+
+
+def _entries(params: dict[str, Any], spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameters of each job, complete. :raises JobError: naming the place of one that is wrong."""
+    shared = {name: params[name] for name in SHARED}
+    validator = ArgumentSpecValidator(
+        spec,
+        mutually_exclusive=[ONE_WORK],
+        required_one_of=[ONE_WORK],
+        required_by={"args": "module"},
+    )
+    entries = []
+    for number, entry in enumerate(params["jobs"]):
+        try:
+            # First, for its words about a wrong value are better than those of the validator.
+            found = validator.validate(checked(entry, spec))
+        except JobError as error:
+            raise JobError(schema.NOTHING_LAUNCHED % (number, error)) from None
+        if found.error_messages:
+            texts = [
+                ("unsupported parameters: %s" if isinstance(error, UnsupportedError) else "%s")
+                % error
+                for error in found.errors
+            ]
+            raise JobError(schema.NOTHING_LAUNCHED % (number, "; ".join(texts)))
+        own = {key: value for key, value in found.validated_parameters.items() if value is not None}
+        own["env"] = dict(shared["env"] or {}, **own.get("env", {}))
+        entries.append({**dict.fromkeys(OWN), **shared, **own})
+    return entries
+
+
+PATHS = sorted(name for name, option in {**JOB, **ASYNC_DIR}.items() if option["type"] == "path")
+GIVEN: dict[str, Any] = {"jobs": {"type": "raw", "required": True}}
+
+START = Arguments("job_start", JOB, mutually_exclusive=[ONE_COMMAND], required_one_of=[ONE_COMMAND])
+START_MODULE = Arguments("job_module", MODULE)
+BATCH = Arguments(
+    "job_batch",
+    SHARED,
+    {
+        # Kept out of syslog as a whole: there is env and stdin in it.
+        "jobs": {"type": "list", "elements": "dict", "required": True, "no_log": True},
+        "slots": {"type": "int", "default": 0},
+    },
+)
+STATUS = Arguments(
+    "job_status",
+    ONE_JOB,
+    REVEAL,
+    {
+        "mode": {"type": "str", "choices": ["cleanup", "status"], "default": "status"},
+        "wait": {"type": "raw", "default": 0},
+        "output": dict(SHOW, default="full"),
+    },
+    mutually_exclusive=[["jid", "name"]],
+    required_one_of=[["jid", "name"]],
+)
+WAIT = Arguments(
+    "job_wait",
+    GIVEN,
+    {
+        "until": {
+            "type": "str",
+            "choices": ["all_finished", "any_finished", "first_failed"],
+            "default": "all_finished",
+        },
+        "timeout": {"type": "raw"},
+        "reconnect_timeout": {"type": "raw", "default": 600},
+        "output": dict(SHOW, default="full"),
+    },
+)
+INFO = Arguments(
+    "job_info",
+    {
+        "states": {"type": "list", "elements": "str", "choices": list(schema.STATES)},
+        "names": {"type": "list", "elements": "str"},
+        "jids": {"type": "list", "elements": "str"},
+        "limit": {"type": "int", "default": 0},
+        "order": {"type": "str", "choices": list(schema.ORDERS), "default": schema.NEWEST},
+        "output": dict(SHOW, default="none"),
+    },
+)
+OUTPUT = Arguments(
+    "job_output",
+    ONE_JOB,
+    REVEAL,
+    {
+        "stream": {"type": "str", "choices": list(schema.STREAMS), "default": "stdout"},
+        "offset": {"type": "int"},
+        "tail_lines": {"type": "int"},
+        "max_bytes": {"type": "int", "default": schema.PIECE_BYTES},
+        "wait": {"type": "raw", "default": 0},
+        "follow": {"type": "bool", "default": False},
+    },
+    mutually_exclusive=[["jid", "name"], ["offset", "tail_lines"]],
+    required_one_of=[["jid", "name"]],
+)
+STOP = Arguments(
+    "job_stop",
+    GIVEN,
+    {
+        "signal": {"type": "str"},
+        "grace": {"type": "raw"},
+        "missing": {"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
+    },
+)
+PRUNE = Arguments(
+    "job_prune",
+    {
+        "states": {
+            "type": "list",
+            "elements": "str",
+            "choices": [state for state in schema.STATES if state in schema.FINISHED_STATES],
+        },
+        "older_than": {"type": "raw"},
+        "keep_last": {"type": "int"},
+        "max_bytes": {"type": "int"},
+    },
+)

@@ -15,21 +15,20 @@ short_description: Launch many durable background jobs in one call
 description:
   - Launches any number of jobs on the target in one round trip, and returns when each of them has
     been started, is queued, or could not be launched.
-  - With O(slots), no more than so many of them run at once. The others are queued on the target and
-    start in their order as soon as there is room. Neither a daemon nor the controller is needed
-    for that.
+  - O(slots) limits how many of them run at once. The others are queued on the target and start in their order when
+    another job ends, without a daemon and without the controller.
   - Wait for all of them with M(durable.jobs.job_wait).
 options:
   jobs:
     description:
       - The jobs, each a dictionary of the parameters of M(durable.jobs.job_start), without
         C(async_dir) and C(retention).
-      - A job with C(module), and C(args), is one of M(durable.jobs.job_module). Each of them is built and sent by
-        itself, some 150 kB, so a loop over hundreds of files is better one module with a list.
-      - What a job does not say is taken from the options below. The variables of C(env) are joined, and
-        the job's own win.
-      - If one of these dictionaries is wrong, nothing is launched. If one of the jobs cannot be
-        launched, because its program does not exist for example, all others are.
+      - A job with C(module) and C(args) is a job of M(durable.jobs.job_module). Each such module is built and sent
+        separately, about 150 kB each. For hundreds of files, use one module with a list instead.
+      - Parameters that a job leaves out come from the options below. The variables of C(env) are merged, and the
+        job's own take precedence.
+      - If one of these dictionaries is wrong, nothing is launched. If one of the jobs cannot be launched, for example
+        because its program does not exist, the others are launched.
       - An empty list launches nothing.
     type: list
     elements: dict
@@ -38,7 +37,7 @@ options:
     description:
       - How many jobs of this call may run at once. V(0) sets no limit.
       - The time limit of a job counts from its start, not from the moment at which it was queued.
-      - Jobs that were not started by this call, because a job of their name is live, do not count.
+      - A job does not count if this call only attaches to it, because a job of its name is live.
     type: int
     default: 0
   executable:
@@ -98,7 +97,7 @@ options:
   containment:
     description:
       - What holds a job's processes together and protects them. See O(durable.jobs.job_start#module:containment).
-      - All jobs of a call share one unit of systemd, in which each has a control group of its own.
+      - All jobs of a call share one unit of systemd. Each job has a control group of its own in it.
     type: str
     default: auto
     choices:
@@ -140,26 +139,22 @@ options:
       - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
     type: raw
     default: 1209600
-  _parts:
-    description:
-      - Not for playbooks. What the action plugin tells the module about the modules among O(jobs).
-    type: list
-    elements: raw
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
   check_mode:
     details:
-      - Nothing is started or written. Each job says what M(durable.jobs.job_start) would have
-        predicted for it. What jobs of the same call would mean for each other is not predicted.
+      - Nothing is started or written. For each job the result has the prediction of M(durable.jobs.job_start).
+        Effects of the jobs of a call on each other are not predicted.
   diff_mode:
     support: full
     details:
       - The specification of the latest job of each name and the one asked for now, secrets masked.
 notes:
-  - A name may be given more than once. The second launch of it then finds the first one's job.
+  - A name may be given more than once. The second launch then finds the job of the first.
 seealso:
   - module: durable.jobs.job_wait
   - module: durable.jobs.job_start
@@ -204,259 +199,13 @@ failed_jobs:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.module_utils.errors import UnsupportedError
-
-from ..module_utils._argspec import (
-    ASYNC_DIR_SPEC,
-    letting_go,
-    open_store,
-    unshown_invocation,
-    usable,
-)
-from ..module_utils._job import quantities, schema
-from ..module_utils._job.errors import JobError
-from ..module_utils._job.folder import MissingRecord
-from ..module_utils._launch import (
-    JOB_SPEC,
-    ONE_COMMAND,
-    always,
-    build_request,
-    launch,
-    not_needed,
-    outcome,
-    prune_in_passing,
-    unneeded,
-    warn_of_shell,
-)
-from ..module_utils._module_jobs import MODULE_SPEC, module_request, stage_part
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-    from ..module_utils._job.schema import Record
-    from ..module_utils._job.store import Store
-    from ..module_utils._staging import Staged
-
-# A job's own, never shared.
-OWN = ("cmd", "argv", "shell", "module", "args", "name", "stdin", "creates", "removes")
-OF_THE_CALL = ("async_dir", "retention")  # never a job's own
-MODULE = {"module": {"type": "str"}, "args": MODULE_SPEC["args"]}
-REFUSED = "jobs[%d] cannot be launched, so nothing is: %s"
-ONE_WORK = [*ONE_COMMAND, "module"]
-SHARED_SPEC = {
-    name: option for name, option in JOB_SPEC.items() if name not in OWN and name != "async_dir"
-}
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Launch what the parameters ask for and return the result."""
-    module.params.update(usable(module.params, module.argument_spec))
-    entries = _entries(module)
-    parts = module.params["_parts"] or [None] * len(entries)
-    requests = [
-        _request(number, entry, parts[number], module) for number, entry in enumerate(entries)
-    ]
-    warn_of_shell(
-        module, [("jobs[%d]: " % number, one["cmd"]) for number, one in enumerate(entries)]
-    )
-    needed = []
-    results: list[Record] = []
-    for entry, request, part in zip(entries, requests, parts):
-        skip = unneeded(entry) or (part or {}).get("unneeded")
-        results.append({} if skip is None else not_needed(request, skip))
-        if skip is None:
-            needed.append(len(results) - 1)
-    try:
-        where = open_store(module, create=bool(needed) and not module.check_mode)
-    except FileNotFoundError:  # nothing is to be launched, or a real run would make it
-        where = None
-    difference = _differences(module, where, [requests[number] for number in needed])
-    if needed:
-        launched = _launched(module, where, [requests[number] for number in needed])
-        for number, result in zip(needed, launched):
-            results[number] = result
-        if where is not None and not module.check_mode:
-            prune_in_passing(module, where)
-    return dict(_summary(results), **difference)
-
-
-def _entries(module: AnsibleModule) -> list[dict[str, Any]]:
-    """Return the parameters of each job, complete. :raises JobError: naming the place of one that is wrong."""
-    shared = {name: module.params[name] for name in SHARED_SPEC}
-    known = {**JOB_SPEC, **MODULE}
-    spec = {name: dict(option) for name, option in known.items() if name not in OF_THE_CALL}
-    for option in spec.values():
-        option.pop("default", None)
-    validator = ArgumentSpecValidator(
-        spec,
-        mutually_exclusive=[ONE_WORK],
-        required_one_of=[ONE_WORK],
-        required_by={"args": "module"},
-    )
-    entries = []
-    for number, entry in enumerate(module.params["jobs"]):
-        try:
-            # First, for its words about a wrong number are better than those of the validator.
-            checked = validator.validate(quantities.checked(entry))
-        except JobError as error:
-            raise JobError(REFUSED % (number, error)) from None
-        if checked.error_messages:
-            texts = [
-                ("unsupported parameters: %s" if isinstance(error, UnsupportedError) else "%s")
-                % error
-                for error in checked.errors
-            ]
-            raise JobError(REFUSED % (number, "; ".join(texts)))
-        own = {
-            key: value for key, value in checked.validated_parameters.items() if value is not None
-        }
-        own["env"] = dict(shared["env"] or {}, **own.get("env", {}))
-        entries.append({**dict.fromkeys(OWN), **shared, **own})
-    return entries
-
-
-def _request(
-    number: int, entry: dict[str, Any], part: Record | None, module: AnsibleModule
-) -> Record:
-    try:
-        if entry["module"] is None:
-            return build_request(entry, no_log=module.no_log)
-        if part is None:
-            raise JobError("a module needs the action plugin of job_batch, which builds it")
-        return dict(module_request(entry, part, no_log=module.no_log), part=part)
-    except JobError as error:
-        raise JobError(REFUSED % (number, error)) from None
-
-
-def _differences(module: AnsibleModule, where: Store | None, requests: list[Record]) -> Record:
-    named = [request for request in requests if request["name"] is not None]
-    if not module._diff or where is None or not named:
-        return {}
-    # Imported here, and not by every launch: what a module imports is compiled in every run.
-    from ..module_utils import _naming
-
-    create = not module.check_mode
-    return {"diff": [_naming.diff(where, request, create=create) for request in named]}
-
-
-def _launched(module: AnsibleModule, where: Store | None, requests: list[Record]) -> list[Record]:
-    """Return the result of each launch, or of its prediction."""
-    results = []
-    answers: list[Record] = [{}] * len(requests)
-    if where is not None and not module.check_mode:
-        answers = _launch(module, where, requests)
-    for request, answer in zip(requests, answers):
-        try:
-            if where is None or module.check_mode:
-                from ..module_utils import _naming
-
-                results.append(dict(always(request), **_naming.predicted(where, request)))
-            else:
-                results.append(_outcome(module, where, request, answer))
-        except JobError as error:
-            results.append(_not_launched(request, error))
-    return results
-
-
-def _outcome(module: AnsibleModule, where: Store, request: Record, answer: Record) -> Record:
-    try:
-        return outcome(where, request, answer)
-    except MissingRecord:  # what was found has been removed since; the others of this call go on
-        return _launched(module, where, [request])[0]
-
-
-def _launch(module: AnsibleModule, where: Store, requests: list[Record]) -> list[Record]:
-    """Stage the modules among the jobs, launch all that can be, and return the answers."""
-    answers: list[Record] = [{}] * len(requests)
-    staged: dict[int, Staged] = {}
-    ready = []
-    try:
-        for number, request in enumerate(requests):
-            try:
-                if "part" in request:
-                    staged[number] = stage_part(where, request["part"])
-                    request.update(staged[number].keys, argv=staged[number].argv)
-                ready.append(number)
-            except JobError as error:
-                answers[number] = {"error": dict(error.details, msg=error.msg)}
-        asked = [
-            {key: value for key, value in requests[number].items() if key != "part"}
-            for number in ready
-        ]
-        found = launch(module, where, asked, slots=module.params["slots"]) if asked else []
-    except BaseException:
-        for one in staged.values():
-            one.discard()
-        raise
-    for number, answer in zip(ready, found):
-        answers[number] = answer
-        if number in staged:
-            staged[number].settle(answer)
-    return answers
-
-
-def _not_launched(request: Record, error: JobError) -> Record:
-    nothing = dict(schema.unknown(""), ansible_job_id=None, state=schema.FAILED)
-    nothing.update({name: request[name] for name in ("name", "timeout")})
-    nothing.update(cmd=schema.HIDDEN if request["no_log"] else request["cmd"])
-    nothing.update(reason=schema.NOT_STARTED, failed=True, **error.details)
-    return dict(always(request), **dict(schema.present(nothing), msg=error.msg))
-
-
-def _summary(results: list[Record]) -> Record:
-    counts = dict.fromkeys(schema.STATES, 0)
-    failed = []
-    for number, result in enumerate(results):
-        if result["state"] in counts:
-            counts[result["state"]] += 1
-        if result["ansible_job_id"] is None:
-            failed.append(result["name"] or "jobs[%d]" % number)
-    warnings = {text for result in results for text in result.pop("warnings", [])}
-    summary: Record = {
-        "jobs": results,
-        "counts": counts,
-        "failed_jobs": failed,
-        "changed": any(result["changed"] for result in results),
-        "failed": bool(failed),
-    }
-    if warnings:
-        summary["warnings"] = sorted(warnings)
-    if failed:
-        first = next(result["msg"] for result in results if result["ansible_job_id"] is None)
-        summary["msg"] = "could not launch %d of %d jobs: %s; the first: %s" % (
-            len(failed),
-            len(results),
-            ", ".join(failed[:20]) + (", ..." if len(failed) > 20 else ""),
-            first,
-        )
-    return summary
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import BATCH
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = AnsibleModule(
-        argument_spec=dict(
-            SHARED_SPEC,
-            # Kept out of syslog as a whole: there is env and stdin in it.
-            jobs={"type": "list", "elements": "dict", "required": True, "no_log": True},
-            slots={"type": "int", "default": 0},
-            _parts={"type": "list", "elements": "raw", "no_log": True},
-            **ASYNC_DIR_SPEC,
-        ),
-        supports_check_mode=True,
-    )
-    invocation = unshown_invocation(module)
-    try:
-        result = run(module)
-    except JobError as error:
-        result = dict(error.details, msg=error.msg, failed=True)
-    if result.get("failed"):
-        module.fail_json(invocation=invocation, **result)
-    module.exit_json(invocation=invocation, **result)
+    ask(BATCH)
 
 
 if __name__ == "__main__":

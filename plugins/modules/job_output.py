@@ -13,11 +13,11 @@ author:
 version_added: 0.1.0
 short_description: Read the output of a background job, also while it runs
 description:
-  - Reads a stream of one job from an offset, or its last lines, while the job runs or after it has finished, however it ended.
-  - The offset belongs to the reader. Nothing on the target remembers what has been read, so any number of readers can follow a
-    job, each at its own pace. Give RV(next_offset) as O(offset) the next time, until RV(eof).
-  - A character that lies across the end of a piece is part of the next one. Bytes that are not UTF-8 are replaced.
-  - Of a job of C(async) there is output only when it has finished, without trailing newlines.
+  - Reads a stream of one job, from an offset or its last lines. The job may be running or may have ended in any way.
+  - The offset belongs to the reader. The target does not remember which parts were read, so any number of readers can
+    follow a job, each at its own pace. Give RV(next_offset) as O(offset) the next time, until RV(eof) is true.
+  - A character that would be cut by the end of a piece is in the next piece. Bytes that are not UTF-8 are replaced.
+  - A job of C(async) has output only after its end, without trailing newlines.
 options:
   jid:
     description:
@@ -26,12 +26,12 @@ options:
     type: str
   name:
     description:
-      - The job's name. It means the latest job of that name, which may be another one the next time. Whoever follows a job had better
-        give its O(jid).
+      - The job's name. It means the latest job of that name, which may be another job the next time. To follow one
+        job, give its O(jid).
     type: str
   stream:
     description:
-      - Which of its streams to read.
+      - Which stream of the job to read.
     type: str
     choices:
       - stdout
@@ -40,17 +40,18 @@ options:
   offset:
     description:
       - Where to begin, in bytes from the beginning of the stream.
-      - Beyond what has been written there is nothing to read yet, or any more, and RV(next_offset) is O(offset).
+      - If the stream is shorter than that, nothing is returned, and RV(next_offset) is O(offset).
       - The default is 0.
     type: int
   tail_lines:
     description:
-      - Begin with the last so many lines instead, of which all together have at most O(max_bytes). V(0) begins at the end.
-      - Of a large stream only the end is read.
+      - Begin with the last so many lines instead, which together have at most O(max_bytes). V(0) begins at the end.
+      - Only the end of a large stream is read.
     type: int
   max_bytes:
     description:
-      - Return no more than so many bytes, 1 to 16777216. One whole character is returned even if it has more.
+      - How many bytes to return at most, from 1 to 16777216. One whole character is returned even if it has more
+        bytes.
     type: int
     default: 1048576
   wait:
@@ -60,20 +61,21 @@ options:
     default: 0
   follow:
     description:
-      - Show each line as soon as it is written, until the job has finished and all of it has been shown. The task ends then, and
-        ends well, whatever became of the job.
-      - RV(content) is then the end of what was shown, about O(max_bytes) of it.
-      - Characters that a terminal would obey are shown as C(?). A task with C(no_log) shows nothing.
+      - Show each line as soon as it is written, until the job has finished and its whole output has been shown. The
+        task then succeeds, even if the job did not.
+      - RV(content) is then the end of the shown output, about O(max_bytes) of it.
+      - Control characters of terminals are shown as C(?). A task with C(no_log) shows nothing.
     type: bool
     default: false
   reveal:
     description:
-      - Whether to show the output also of a job that was launched with C(no_log), or of which nobody knows that because its
-        record is damaged. What is shown is read from the job's files, which belong to the user as whom the job runs.
+      - Whether to show the output of a job even if it was launched with C(no_log), or if a damaged record hides
+        whether it was. The output is read from the job's files, which belong to the job's user.
     type: bool
     default: false
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
@@ -192,107 +194,13 @@ finished:
   type: bool
 """
 
-import os
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils._argspec import (
-    ASYNC_DIR_SPEC,
-    async_dir,
-    given_job,
-    letting_go,
-    usable,
-    why_absent,
-)
-from ..module_utils._job import schema, store
-from ..module_utils._job.errors import JobError
-from ..module_utils._job.folder import MissingRecord
-from ..module_utils._reading import PIECE_BYTES, Reader
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..module_utils._job.schema import Record
-
-MAX_BYTES = 16 * 1024 * 1024  # of one piece
-FOLLOWING = (
-    20.0  # seconds that one look lasts if nothing comes; the action plugin then takes the next one
-)
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Read a piece and return the result."""
-    params = module.params
-    params.update(usable(params, module.argument_spec))
-    if not 1 <= params["max_bytes"] <= MAX_BYTES:
-        text = "max_bytes must be 1 to %d, such as %d, but is %s"
-        raise JobError(text % (MAX_BYTES, PIECE_BYTES, params["max_bytes"]))
-    if params["jid"] == schema.PREDICTED_JID:
-        return _skipped(
-            params,
-            "there is no job to read from: it was not launched (check mode, creates or removes)",
-        )
-    try:
-        return _read(module)
-    except (FileNotFoundError, MissingRecord):
-        if module.check_mode and params["name"] is not None:
-            text = "there is no job of that name; the launch before may be one that check mode left out"
-            # With that id the tasks that follow are skipped, too.
-            return _skipped(dict(params, jid=schema.PREDICTED_JID), text)
-        raise JobError(why_absent(async_dir(module), params["jid"], params["name"])) from None
-    except OSError as error:
-        why = "cannot read the output in %s as user %s: %s"
-        raise JobError(why % (async_dir(module), store.user_name(os.geteuid()), error)) from None
-
-
-def _read(module: AnsibleModule) -> Record:
-    params = module.params
-    job = given_job(module)
-    reader = Reader(job, params["stream"], reveal=params["reveal"], settle=not module.check_mode)
-    begin = params["offset"] or 0
-    limit = params["max_bytes"]
-    if params["tail_lines"] is not None:
-        begin = reader.tail(params["tail_lines"], limit)
-    if not (params["follow"] and module.check_mode):
-        reader.wait(begin, max(params["wait"], FOLLOWING if params["follow"] else 0))
-    result = reader.piece(begin, limit)
-    result.update((key, reader.record[key]) for key in ("name", "state", "reason", "finished"))
-    reader.close()
-    return dict(result, ansible_job_id=job.jid, stream=params["stream"], changed=False)
-
-
-def _skipped(params: Record, why: str) -> Record:
-    """Return the result of a look at a job that check mode has left out: whoever reads on until eof is done."""
-    nothing: Record = dict.fromkeys(("cut_from", "cut_to", "state", "reason", "size"))
-    nothing.update(content="", content_lines=[], offset=0, next_offset=0, lost_bytes=0, eof=True)
-    nothing.update(ansible_job_id=params["jid"], name=params["name"], stream=params["stream"])
-    return dict(nothing, finished=True, changed=False, shrunk=False, skipped=True, msg=why)
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import OUTPUT
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = AnsibleModule(
-        argument_spec=dict(
-            ASYNC_DIR_SPEC,
-            jid={"type": "str"},
-            name={"type": "str"},
-            stream={"type": "str", "choices": list(schema.STREAMS), "default": "stdout"},
-            offset={"type": "int"},
-            tail_lines={"type": "int"},
-            max_bytes={"type": "int", "default": PIECE_BYTES},
-            wait={"type": "raw", "default": 0},
-            follow={"type": "bool", "default": False},
-            reveal={"type": "bool", "default": False},
-        ),
-        mutually_exclusive=[["jid", "name"], ["offset", "tail_lines"]],
-        required_one_of=[["jid", "name"]],
-        supports_check_mode=True,
-    )
-    try:
-        result = run(module)
-    except JobError as error:
-        module.fail_json(**dict(error.details, msg=error.msg))
-    module.exit_json(**result)
+    ask(OUTPUT)
 
 
 if __name__ == "__main__":

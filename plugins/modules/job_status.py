@@ -13,15 +13,13 @@ author:
 version_added: 0.1.0
 short_description: Look at a background job
 description:
-  - Takes one look at one job, launched by M(durable.jobs.job_start) or by the C(async) keyword of
-    ansible-core.
+  - Looks once at one job, which M(durable.jobs.job_start) or the C(async) keyword of ansible-core has launched.
   - Can be used in place of M(ansible.builtin.async_status), with the same parameters and results.
-  - The state is derived from evidence, never believed. A job whose processes are gone is not
-    reported as running.
+  - The state is derived from evidence on the target. A job whose processes are gone is not reported as running.
   - Fails if the job has finished and did not succeed.
-  - The result is changed when the job has finished, whoever launched it, as with M(ansible.builtin.async_status). After an
-    attached launch, a task that wants to say what this play has changed needs C(changed_when). M(durable.jobs.job_wait) and
-    the roles say it by themselves.
+  - The result is changed when the job has finished, as with M(ansible.builtin.async_status), even if another play has
+    launched the job. To report only changes of this play after an attached launch, use C(changed_when).
+    M(durable.jobs.job_wait) and the roles do so by themselves.
 options:
   jid:
     description:
@@ -35,8 +33,8 @@ options:
   mode:
     description:
       - V(status) looks at the job.
-      - V(cleanup) removes the record and the files of a finished job. It is refused for a job that
-        is not finished, and changes nothing if there is no such job.
+      - V(cleanup) removes the record and the files of a finished job. It fails for a job that is not finished, and
+        changes nothing if there is no such job.
     type: str
     choices:
       - cleanup
@@ -44,14 +42,14 @@ options:
     default: status
   wait:
     description:
-      - Seconds to wait on the target for the end of the job. The answer comes as soon as it has
-        finished, at the latest after so long.
+      - Seconds to wait on the target for the end of the job. The answer comes as soon as the job has finished, and at
+        the latest after this time.
     type: raw
     default: 0
   output:
     description:
-      - How much of the output to return. V(full) returns at most 1 MiB of each stream, V(tail) the
-        last lines of at most 4 KiB, V(none) nothing.
+      - How much of the output to return. V(full) returns at most 1 MiB of each stream, V(tail) its last lines, at
+        most 4 KiB, and V(none) nothing.
     type: str
     choices:
       - full
@@ -60,24 +58,24 @@ options:
     default: full
   reveal:
     description:
-      - Whether to show the output also of a job that was launched with C(no_log). Without it, such a
-        job shows neither command nor output, whoever looks and whenever.
-      - What is shown is read from the job's files, which belong to the user as whom the job runs. The
-        command is stored nowhere and cannot be shown.
-      - It is a parameter of its own because a module cannot tell C(no_log=false) from a task that says
-        nothing about C(no_log).
+      - Whether to show the output of a job even if it was launched with C(no_log). Without this option, no look at
+        such a job shows its command or output.
+      - The output is read from the job's files, which belong to the job's user. The command is stored nowhere and
+        cannot be shown.
+      - This is a separate parameter because a module cannot distinguish C(no_log=false) from a task without
+        C(no_log).
     type: bool
     default: false
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
   check_mode:
     details:
-      - With O(mode=cleanup) nothing is removed, and no verdict is written down. For the id that
-        M(durable.jobs.job_start) returns
-        in check mode the look is skipped.
+      - With O(mode=cleanup) nothing is removed, and no final state is recorded. For the id that
+        M(durable.jobs.job_start) returns in check mode, the look is skipped.
 seealso:
   - module: durable.jobs.job_start
   - module: ansible.builtin.async_status
@@ -117,6 +115,7 @@ erased:
   description: The record that was removed; null if none was.
   returned: always
   type: str
+# The job dictionary, from docs/templates/job_return.yml.
 ansible_job_id:
   description: The job's id, C(jid) for short. Unique, and sortable by launch time.
   returned: always
@@ -160,14 +159,16 @@ signal:
 reason:
   description:
     - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
-      V(unsupervised) of a running one whose keeper was killed, V(oom) of a failed one of which the
-      kernel has killed a process for lack of memory.
+      V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(durable.jobs.job_start#module:watchdog) ended,
+      V(oom) of a failed one of which the kernel has killed a process for lack of memory (only where
+      RV(containment) is V(systemd)).
   returned: always
   type: str
 cmd:
   description:
     - What was launched, as a list, or as a string if it was given as
       O(durable.jobs.job_start#module:shell).
+    - For a module, its name, and when it has ended, what it returns as C(cmd) if it does.
   returned: always
   type: raw
   sample: [/bin/sleep, '15']
@@ -194,7 +195,7 @@ timeout:
   returned: always
   type: float
 deadline:
-  description: When the limit is reached; null if there is none.
+  description: When the limit is reached, also one that the command has extended; null if there is none.
   returned: always
   type: str
 stdout:
@@ -234,8 +235,8 @@ output_error:
   description:
     - What the disk said, for example V(No space left on device), if a command that wrote its output there was, or would have been,
       refused. Nobody can count what was lost so; RV(stdout_bytes) counts what is there.
-    - Null if nothing of the kind was seen. The disk is looked at when the job ends, and while it runs unless
-      O(durable.jobs.job_start#module:output_limit) is V(0).
+    - Null if nothing of the kind was seen. The disk is looked at when the job ends, and while it runs unless O(durable.jobs.job_start#module:output_limit)
+      is V(0).
   returned: always
   type: str
 stdout_file:
@@ -262,10 +263,25 @@ user:
   returned: always
   type: str
 progress:
-  description: What the command has reported of its progress; null if nothing. See M(durable.jobs.job_start).
+  description:
+    - What the command has reported of its progress so far; null if nothing.
+    - Reports are shown within half a second. One that comes faster replaces the one before.
   returned: always
   type: dict
   sample: {percent: 40, status: copying files, at: '2026-11-21 23:00:02.118301'}
+  contains:
+    percent:
+      description: The number, from 0 to 100, of the last C(X_PROGRESS); null if there was none.
+      type: float
+    status:
+      description:
+        - The text of the last C(STATUS), as one line of at most 200 characters, without control characters; null if there was
+          none, or an empty one.
+        - Hidden for a job that was launched with C(no_log).
+      type: str
+    at:
+      description: When that was reported, in the target's local time.
+      type: str
 stopped_by:
   description:
     - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.
@@ -279,107 +295,16 @@ survivors:
   returned: when the job was ended by its deadline or on request
   type: list
   elements: dict
+# End of the job dictionary.
 """
 
-import os
-
-from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils._argspec import (
-    ASYNC_DIR_SPEC,
-    async_dir,
-    given_job,
-    letting_go,
-    usable,
-    why_absent,
-)
-from ..module_utils._job import removing, schema, store
-from ..module_utils._job.errors import JobError
-from ..module_utils._job.folder import MissingRecord
-from ..module_utils._job.looking import look, wait
-from ..module_utils._reporter import Reporter
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from ..module_utils._job.schema import Record
-    from ..module_utils._job.store import Job
-
-
-@letting_go
-def run(module: AnsibleModule) -> Record:
-    """Look at the job, or clean up after it, and return the result."""
-    params = module.params
-    params.update(usable(params, module.argument_spec))
-    if params["jid"] == schema.PREDICTED_JID:
-        text = "there is no job to look at: it was not launched (check mode, creates or removes)"
-        return dict(schema.present(schema.unknown(params["jid"])), skipped=True, msg=text)
-    cleanup = params["mode"] == "cleanup"
-    settle = not module.check_mode
-    try:
-        job = given_job(module)
-        if settle and look(job, show="none")["reason"] == schema.UNSUPERVISED:
-            _adopt(module, job)
-        if not cleanup:
-            shown = {"show": params["output"], "reveal": params["reveal"]}
-            return wait(job, params["wait"], settle=settle, **shown)
-        found = look(job, settle=settle)
-    except (FileNotFoundError, MissingRecord):
-        may_be_predicted = module.check_mode and params["name"] is not None
-        # With that id the tasks that follow know of it, too.
-        jid = schema.PREDICTED_JID if may_be_predicted else params["jid"]
-        nothing = schema.present(schema.unknown(jid))
-        if cleanup:
-            return nothing
-        if may_be_predicted:
-            text = "there is no job of that name; the launch before may be one that check mode left out"
-            return dict(nothing, skipped=True, msg=text)
-        raise JobError(why_absent(async_dir(module), params["jid"], params["name"])) from None
-    except OSError as error:
-        why = "cannot look at the job in %s as user %s: %s"
-        raise JobError(why % (async_dir(module), store.user_name(os.geteuid()), error)) from None
-    return _clean_up(module, job, found)
-
-
-def _clean_up(module: AnsibleModule, job: Job, found: Record) -> Record:
-    if not found["finished"]:
-        why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
-        return dict(found, failed=True, msg=why % (job.jid, found["state"]))
-    if not module.check_mode:
-        job.remove()
-        removing.sweep(job.store)
-    return dict(schema.present(schema.unknown(job.jid)), changed=True, erased=job.results_file)
-
-
-def _adopt(module: AnsibleModule, job: Job) -> None:
-    # Imported here, and not by every look: what a module imports is compiled in every run.
-    from ..module_utils._launch import adopt
-
-    adopt(module, job.store, [job.jid])
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import STATUS
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:
     """Run the module: parameters in, one JSON result out."""
-    module = Reporter(
-        argument_spec=dict(
-            ASYNC_DIR_SPEC,
-            jid={"type": "str"},
-            name={"type": "str"},
-            mode={"type": "str", "choices": ["cleanup", "status"], "default": "status"},
-            wait={"type": "raw", "default": 0},
-            output={"type": "str", "choices": ["full", "tail", "none"], "default": "full"},
-            reveal={"type": "bool", "default": False},
-        ),
-        mutually_exclusive=[["jid", "name"]],
-        required_one_of=[["jid", "name"]],
-        supports_check_mode=True,
-    )
-    try:
-        result = run(module)
-    except JobError as error:
-        nothing = schema.present(schema.unknown(module.params["jid"]))
-        result = dict(nothing, **error.details)
-        result.update(msg=error.msg, failed=True)
-    module.report(result)
+    ask(STATUS)
 
 
 if __name__ == "__main__":

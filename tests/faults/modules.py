@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes
 
 PATIENCE = 60  # seconds after which a module that does not end is a failure
 OURS = _job.__name__.rpartition(".module_utils.")[0] + ".modules."
@@ -40,6 +42,14 @@ def run(name, arguments, *, environment=(), patience=PATIENCE):
         raise Hangs(name) from None
     assert done.stdout.lstrip().startswith("{") and "Traceback" not in done.stderr, done.stderr
     return json.loads(done.stdout)
+
+
+def kill(process):
+    """Kill a module, and the engine that answers it."""
+    found = [one for one in processes.all_processes().values() if one.parent == process.pid]
+    process.kill()
+    for one in found:
+        processes.send(one, signal.SIGKILL)
 
 
 def job_status(job, environment=(), **arguments):

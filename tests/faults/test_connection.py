@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes
 from ansible_collections.durable.jobs.tests.bench import sshd
 from ansible_collections.durable.jobs.tests.faults import machine as machines
 from ansible_collections.durable.jobs.tests.faults.hosts import reached
@@ -49,8 +49,8 @@ class Server:
 
     def stop(self):
         """End it and all its connections."""
-        for one in [tree.all_processes()[self.pid], *self.sessions()]:
-            tree.send(one, signal.SIGKILL)
+        for one in [processes.all_processes()[self.pid], *self.sessions()]:
+            processes.send(one, signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
 
@@ -85,7 +85,7 @@ class Server:
         mark = str(self.folder / "cp").encode()
         return [
             one
-            for one in tree.all_processes().values()
+            for one in processes.all_processes().values()
             if mark in _cmdline(one.pid) and b"[mux]" in _cmdline(one.pid)
         ]
 
@@ -194,6 +194,15 @@ def _finish(launcher, wait):
     assert result["counts"]["succeeded"] == 2
 
 
+def _has_open(pid, path):
+    """Tell whether a process has something open below a path."""
+    try:
+        found = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    except OSError:  # it has ended, or closed one of them
+        return False
+    return any(name.startswith(path) for name in found)
+
+
 pipelined = pytest.mark.parametrize("pipelining", [False, True])
 
 
@@ -205,7 +214,7 @@ def test_the_sessions_process_is_killed(server, launcher, waits, pipelining):
     """
     wait = _begin(server, launcher, waits, pipelining)
     for one in server.sessions():
-        tree.send(one, signal.SIGKILL)
+        processes.send(one, signal.SIGKILL)
     wait.says(LOST)
     _finish(launcher, wait)
 
@@ -241,7 +250,7 @@ def test_the_control_master_is_killed(server, launcher, waits, pipelining):
     masters = server.masters()
     assert masters
     for one in masters:
-        tree.send(one, signal.SIGKILL)
+        processes.send(one, signal.SIGKILL)
     wait.says(LOST)
     _finish(launcher, wait)
 
@@ -262,7 +271,7 @@ def test_the_control_socket_is_removed(server, launcher, waits, pipelining):
         _finish(launcher, wait)
     finally:
         for one in masters:  # nobody else can reach them now
-            tree.send(one, signal.SIGKILL)
+            processes.send(one, signal.SIGKILL)
 
 
 @pipelined
@@ -321,8 +330,13 @@ def test_the_module_is_killed(server, launcher, waits, pipelining):
     | the wait goes on, and the result is right
     """
     wait = _begin(server, launcher, waits, pipelining)
+    # Before it has opened anything, it has done nothing, and another takes its place without a word.
+    until(
+        lambda: any(_has_open(one.pid, launcher.store.path) for one in server.modules()),
+        "the look",
+    )
     for one in server.modules():
-        tree.send(one, signal.SIGKILL)
+        processes.send(one, signal.SIGKILL)
     wait.says("gave no answer")
     _finish(launcher, wait)
 
@@ -359,10 +373,10 @@ def test_the_host_is_rebooted(server, launcher, waits, tmp_path):
 
 
 def _descendants(pid):
-    processes = tree.all_processes().values()
+    members = processes.all_processes().values()
     found, parents = [], {pid}
     while parents:
-        children = [one for one in processes if one.parent in parents and not one.zombie]
+        children = [one for one in members if one.parent in parents and not one.zombie]
         found += children
         parents = {one.pid for one in children}
     return found

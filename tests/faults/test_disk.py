@@ -13,10 +13,15 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils import _launch
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    boot,
+    installation,
+    processes,
+    status,
+    store,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import MissingRecord
 from ansible_collections.durable.jobs.tests.faults import disk as disks
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
 
@@ -82,9 +87,8 @@ def full(tmp_path, request):  # pytest's request, not the launcher's
 
 @pytest.fixture
 def crowded(full):
-    """Return a launcher on that file system; its engine is there."""
-    made = Launcher(full.path / "jobs")
-    made.program = os.path.join(_launch._install(made.store), "program.py")
+    """Return a launcher on that file system; its engine is elsewhere, as if it had been read."""
+    made = Launcher(full.path / "jobs", engine=full.path.parent / "engine")
     yield made
     made.close()
 
@@ -93,7 +97,6 @@ def crowded(full):
 def on_disk(disk):
     """Return a launcher on that disk; its engine is there."""
     made = Launcher(disk.path / "jobs")
-    made.program = os.path.join(_launch._install(made.store), "program.py")
     yield made
     made.close()
     made.let_go()
@@ -122,9 +125,9 @@ def ended(job):
     """Return a function that tells whether every process of a job is gone."""
     private = job.read_record()["durable_jobs"]
     pids = [private["keeper"], private["runner"], private["command"]["pid"]]
-    ours = [one for one in map(tree.process, pids) if one is not None]
+    ours = [one for one in map(processes.process, pids) if one is not None]
     assert len(ours) == len(pids)
-    return lambda: not any(tree.is_alive(one.pid, one.started) for one in ours)
+    return lambda: not any(processes.is_alive(one.pid, one.started) for one in ours)
 
 
 class Gate:
@@ -182,18 +185,21 @@ def test_first_launch_on_a_full_disk(full):
     | it fails and leaves nothing; with room again it works
     """
     where = store.Store.open(str(full.path / "jobs"), create=True)
+    name = boot.installed_name("0" * 32)
+    content = boot.sealed(name, {"main": os.urandom(200_000)})
     for left in range(0, 60, 6):
         full.drain()
         full.fill(left)
         try:
-            _launch._install(where)
-        except OSError as error:
-            assert "No space left on device" in where.failure(error).msg
+            installation.install(where, name, content, needed=True)
+        except JobError as error:
+            assert "No space left on device" in error.msg
             engines = full.path / "jobs" / ".durable" / "engine"
             assert not engines.exists() or not list(engines.glob("*.new"))
     full.drain()
-    launcher = Launcher(full.path / "jobs")
-    launcher.program = os.path.join(_launch._install(where), "program.py")
+    launcher = Launcher(full.path / "jobs", engine=full.path.parent / "engine")
+    installation.install(where, name, content, needed=True)
+    assert boot.installed(where.path, name) == content
     assert launcher.finished(launcher.shell("true"))["state"] == "succeeded"
 
 
@@ -213,7 +219,7 @@ def test_the_disk_fills_up_while_a_job_runs(full, crowded, gate, loud, builtin, 
     full.fill()
     gate.open()
     crowded.finished(job)
-    record = looking.look(job)
+    record = status.look(job)
     assert (record["state"], record["rc"], record["stdout_lines"][0]) == ("failed", 3, "begin")
     if full.scarce == "bytes":
         assert (record["truncated"], record["output_error"]) == (True, "No space left on device")
@@ -235,7 +241,7 @@ def test_the_disk_fills_up_when_a_job_ends(full, crowded, gate):
     full.fill()
     gate.open()
     assert (crowded.finished(job)["state"], crowded.finished(job)["rc"]) == ("failed", 3)
-    assert looking.look(job)["stdout"] == "y" * 1_000_000
+    assert status.look(job)["stdout"] == "y" * 1_000_000
 
 
 def test_the_disk_is_full_when_a_queued_job_is_to_start(
@@ -251,13 +257,13 @@ def test_the_disk_is_full_when_a_queued_job_is_to_start(
     ]
     crowded.raw(*asked, slots=1)
     first, queued = crowded.jobs
-    assert looking.look(queued)["state"] == "queued"
+    assert status.look(queued)["state"] == "queued"
     full.fill()
     gate.open()
     found = {"finished": False}
     while not found["finished"]:
         full.fill()
-        found = looking.wait(queued, 0.01)
+        found = status.wait(queued, 0.01)
     assert crowded.finished(first)["state"] == "succeeded"
     ran = (tmp_path / "ran").exists()
     record_property(full.scarce, found["state"])
@@ -280,7 +286,7 @@ def test_the_disk_breaks_while_jobs_run(disk, on_disk, gate, fault, builtin, rec
     launcher = on_disk
     done = launcher.shell("echo out; exit 3")
     launcher.finished(done)
-    before = looking.look(done)
+    before = status.look(done)
     ending = launcher.shell(f"echo begin; {gate.wait}; exit 4")
     lasting = launcher.shell("exec sleep 600")
     until(lambda: os.stat(ending.path("stdout")).st_size)
@@ -294,11 +300,11 @@ def test_the_disk_breaks_while_jobs_run(disk, on_disk, gate, fault, builtin, rec
     said = {"read-only": {"Read-only file system"}, "gone": {"Input/output error"}}[fault]
     until(lambda: refusal(disk.path) in said | {"Read-only file system"}, "the disk's refusal")
 
-    assert looking.look(done) == before
-    assert looking.wait(lasting, 0.5)["state"] == "running"
+    assert status.look(done) == before
+    assert status.wait(lasting, 0.5)["state"] == "running"
     gate.open()
     until(gone[0], "the end of all processes")
-    found = looking.wait(ending, 60)
+    found = status.wait(ending, 60)
     known = (found["state"], found["rc"]) == (
         "failed",
         4,
@@ -311,7 +317,7 @@ def test_the_disk_breaks_while_jobs_run(disk, on_disk, gate, fault, builtin, rec
         launcher.shell("true")
     os.kill(lasting.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
     until(gone[1], "the end of all processes")
-    state = looking.wait(lasting, 60)["state"]
+    state = status.wait(lasting, 60)["state"]
     assert state in ("lost", "failed")
     record_property("builtin", f"{fault}: {builtin.sees(theirs)}")
 
@@ -355,7 +361,6 @@ def test_a_folder_is_removed_under_a_running_job(
     assert after == ("not found" if removed == "async dir" else "failed, rc 3, out")
     assert looks <= {during, after}, "and nothing else in between"
     if removed != "async dir":
-        launcher.program = os.path.join(_launch._install(launcher.store), "program.py")
         assert launcher.finished(launcher.shell("true"))["state"] == "succeeded"
     if removed in ("async dir", "record"):
         record_property("builtin", f"{removed}: {builtin.sees(theirs)}")
@@ -364,7 +369,7 @@ def test_a_folder_is_removed_under_a_running_job(
 def look(where, jid):
     """Take one look as a user does: nothing is open from before."""
     try:
-        found = looking.look(store.Store.open(where, create=False).job(jid))
+        found = status.look(store.Store.open(where, create=False).job(jid))
     except (FileNotFoundError, MissingRecord):
         return "not found"
     if not found["finished"]:

@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import errno
 import fcntl
-import itertools
 import json
 import os
 import re
@@ -23,8 +22,16 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    boot,
+    installation,
+    processes,
+    removing,
+    status,
+    store,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
     STRANGER,
@@ -36,7 +43,7 @@ from ansible_collections.durable.jobs.tests.faults.surroundings import (
     run_module,
     time_limit,
 )
-from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
+from ansible_collections.durable.jobs.tests.unit.support import Launcher, install, request, until
 
 UMASKS = (0o000, 0o022, 0o077, 0o777)
 LINKS = ("dangling link", "link to a file", "link to a folder", "relative link", "looping link")
@@ -49,17 +56,14 @@ FOLDERS = (
     "",
     ".durable",
     ".durable/engine",
-    ".durable/engine/DIGEST",
-    ".durable/engine/DIGEST/_job",
-    ".durable/engine/DIGEST/_job/__pycache__",
     ".durable/names",
     ".durable/jobs",
 )
-FILES = (".durable/key", ".durable/names/work.lock", ".durable/names/work.jid")
-PARTS = ("program", "launcher", "__init__")  # of the engine; they are all treated alike
-ENGINE = tuple(f".durable/engine/DIGEST/_job/{part}.py" for part in PARTS) + tuple(
-    f".durable/engine/DIGEST/_job/__pycache__/{part}.{sys.implementation.cache_tag}.pyc"
-    for part in PARTS
+FILES = (
+    ".durable/engine/DIGEST",
+    ".durable/key",
+    ".durable/names/work.lock",
+    ".durable/names/work.jid",
 )
 SCRATCH = (".durable/engine/DIGEST.new", ".durable/names/work.new", ".durable/key.new")
 OF_A_JOB = (
@@ -104,7 +108,7 @@ def remove(path):
 
 
 def alive(pid):
-    found = tree.process(pid)
+    found = processes.process(pid)
     return found is not None and not found.zombie
 
 
@@ -112,8 +116,8 @@ def state_of(async_dir):
     """Return the state of the job named work, or why it cannot be told."""
     with time_limit():
         try:
-            job = store.Store.open(str(async_dir), create=False).latest("work")
-            return looking.look(job)["state"] if job else "unknown"
+            job = latest_job(store.Store.open(str(async_dir), create=False), "work")
+            return status.look(job)["state"] if job else "unknown"
         except JobError as error:
             return error.msg
 
@@ -136,8 +140,7 @@ def assert_private(async_dir):
         *(f".durable/jobs/JID/{name}" for name in ("stdout", "exit", "keeper", "keeper.log")),
     ):
         assert wanted in seen
-    assert any(path.endswith(".pyc") for path in seen)
-    assert any(path.endswith("program.py") for path in seen)
+    assert any(path.startswith(".durable/engine/") for path in seen)
 
 
 def interpreter(uid):
@@ -150,26 +153,30 @@ def interpreter(uid):
 
 def launch_and_lose(async_dir, umask, executable):
     """Be a module with that umask: run jobs with names and secrets, one of them with a keeper that fails at its end."""
+    folder = tempfile.mkdtemp(prefix="durable_engine.")
+    program = install(folder)
     os.umask(umask)
     sys.executable = executable
     where = store.Store.open(async_dir, create=True)
     where.secret()
     made = Launcher.__new__(Launcher)
     made.store, made.jobs = where, []
-    files = {part.name: part.read_bytes() for part in (Path(store.__file__).parent).glob("*.py")}
-    made.program = os.path.join(where.install_engine("0" * 32, files), "program.py")
+    name = boot.installed_name("0" * 32)
+    installation.install(where, name, boot.sealed(name, {}), needed=True)
+    made.program = program
     gate = async_dir + ".go"
     waits = f"until [ -e {gate} ]; do sleep 0.02; done"
     made.raw(request("/bin/sh", "-c", "echo hi; umask", name="work", spec={}, stdin="x"))
     made.raw(request("/bin/sh", "-c", waits))
     whole, broken = made.jobs
-    final = looking.wait(whole, PATIENCE)
+    final = status.wait(whole, PATIENCE)
     os.unlink(broken.results_file)
     os.mkdir(broken.results_file)
     os.close(os.open(gate, os.O_CREAT, 0o600))
     until(lambda: os.path.exists(broken.path("keeper.log")))
     until(lambda: not broken.is_held("keeper"))
     os.chmod(broken.results_file, 0o700)  # made by us, with our umask
+    shutil.rmtree(folder)
     return final
 
 
@@ -292,9 +299,7 @@ def fits(path, kind):
     return kind != ("folder" if path in FOLDERS else "file")
 
 
-PLANTED = [
-    (path, kind) for path in (*FOLDERS, *FILES, *ENGINE[::3]) for kind in KINDS if fits(path, kind)
-] + list(zip(ENGINE, itertools.cycle(("link to a file", "foreign file"))))
+PLANTED = [(path, kind) for path in (*FOLDERS, *FILES) for kind in KINDS if fits(path, kind)]
 
 
 @pytest.mark.parametrize(("path", "kind"), PLANTED)
@@ -390,7 +395,7 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
     with time_limit():
         again = launcher.store.job(job.jid)
         try:
-            found = looking.look(again)
+            found = status.look(again)
             assert found["state"] == "running", found
         except JobError as error:
             assert str(path) in error.msg
@@ -398,11 +403,11 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
         until(lambda: not any(alive(pid) for pid in pids))
     bait.assert_untouched()
     if name == "RECORD" and kind in ("folder", "foreign folder"):
-        assert not looking.look(again)["finished"] or looking.look(again)["rc"] == 3
+        assert not status.look(again)["finished"] or status.look(again)["rc"] == 3
     else:
         record = job.read_record()
         assert (record["state"], record["rc"]) == ("failed", 3)
-    again.remove()
+    removing.remove(again)
     assert not os.path.lexists(job.results_file)
 
 
@@ -453,7 +458,7 @@ def touched(trace, async_dir):
             match = re.match(rf"{base}(?:/(.*))?$", os.path.normpath(path))
             if match:
                 general = re.sub(r"j\d+\.\d+", "JID", match.group(1) or "")
-                found.add(re.sub(r"\b[0-9a-f]{32}\b", "DIGEST", general))
+                found.add(re.sub(r"\b[0-9a-f]{32}\.[0-9a-f]{4}\b", "DIGEST", general))
     return found
 
 
@@ -496,13 +501,8 @@ def test_the_list_of_paths_is_complete(tmp_path):
     planted = {*FOLDERS, *FILES, *SCRATCH, "JID", ".JID.final", ".durable/jobs/JID"}
     planted |= {f".durable/jobs/JID/{name}" for name in (*OF_A_JOB, *FRESH)}
     planted |= {*HOUSEKEEPING, *(path.replace("/jobs/", "/gone/") for path in planted)}
-    engine = re.compile(r"\.durable/engine/DIGEST(\.new)?/")
-    # What is named "(deleted)" is read of somebody's open files, and not touched.
-    others = {
-        path
-        for path in touched(trace, async_dir)
-        if not engine.match(path) and not path.endswith(" (deleted)")
-    }
+    # What is named so is read of somebody's open files, and not touched.
+    others = {path for path in touched(trace, async_dir) if not path.endswith(" (deleted)")}
     assert others - planted == set()
     assert {".durable/names/work.new", ".durable/jobs/JID/next", "JID"} <= others, "it sees"
 
@@ -618,9 +618,9 @@ def test_another_user_can_do_nothing(ground, place):
         else:
             assert done == []
         assert sorted(os.listdir(async_dir)) == before
-        assert looking.look(job)["state"] == "running"
+        assert status.look(job)["state"] == "running"
         (ground / "go").touch()
-        found = looking.wait(job, PATIENCE)
+        found = status.wait(job, PATIENCE)
         assert (found["state"], found["rc"]) == ("failed", 3)
     finally:
         launcher.close()
@@ -676,7 +676,7 @@ def test_a_place_that_others_can_change_is_refused(ground, which, mode):
     assert looked["failed"] and "other users" in looked["msg"]
 
 
-def test_another_user_fills_the_sticky_folder(ground):
+def test_another_user_fills_the_sticky_folder(ground, tmp_path):
     """
     another user fills the disk of the sticky folder that holds the async dir
     | a running job's end is recorded; a launch says that no space is left, and leaves nothing
@@ -686,7 +686,7 @@ def test_another_user_fills_the_sticky_folder(ground):
     if subprocess.call(["mount", *options, str(ground)], stderr=subprocess.DEVNULL):
         pytest.skip("no right to mount a tmpfs")
     try:
-        launcher = Launcher(ground / "async")
+        launcher = Launcher(ground / "async", engine=tmp_path / "engine")
 
         def fill():
             fd = os.open(ground / "filler", os.O_WRONLY | os.O_CREAT, 0o600)
@@ -703,7 +703,7 @@ def test_another_user_fills_the_sticky_folder(ground):
         subprocess.run(["mount", "-o", "remount,size=2m", str(ground)], check=True)
         (ground / "go").touch()
         subprocess.run(["mount", "-o", "remount,size=1m", str(ground)], check=False)
-        assert looking.wait(job, PATIENCE)["rc"] == 3
+        assert status.wait(job, PATIENCE)["rc"] == 3
         names = [name for name in os.listdir(launcher.store.path) if name.startswith("j")]
         assert names == [job.jid] == os.listdir(launcher.store.private_path("jobs"))
         os.close(job.fd)
@@ -772,10 +772,9 @@ def test_bad_names_are_refused_everywhere(tmp_path, launcher):
         answer = launcher.raw(request("true", name=name, spec={}))[0]
         assert "cannot be the name of a job" in answer["error"]["msg"]
         with pytest.raises(JobError):
-            launcher.store.latest(name)
+            latest_job(launcher.store, name)
     assert not (tmp_path / "none").exists()
-    assert os.listdir(launcher.store.path) == [".durable"]
-    assert os.listdir(launcher.store.private_path()) == ["engine"]
+    assert os.listdir(launcher.store.path) == []
 
 
 def test_bad_ids_are_refused_everywhere(tmp_path, launcher, builtin, record_property):
@@ -809,8 +808,8 @@ def test_odd_names_do_not_get_into_each_others_way(launcher):
     answers = launcher.raw(*[request("sleep", "61", name=name, spec={}) for name in ODD_NAMES])
     for name, answer in zip(ODD_NAMES, answers):
         jid = answer["record"]["ansible_job_id"]
-        assert launcher.store.latest(name).read_record()["name"] == name
-        assert launcher.store.latest(name).jid == jid
+        assert latest_job(launcher.store, name).read_record()["name"] == name
+        assert latest_job(launcher.store, name).jid == jid
     assert len(os.listdir(launcher.store.private_path("names"))) == 2 * len(ODD_NAMES)
 
 

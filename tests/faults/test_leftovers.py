@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -17,12 +18,19 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
+    boot,
+    installation,
     removing,
+    status,
     stopping,
     store,
 )
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import SLOT_BYTES
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import (
+    latest_job,
+    lock_name,
+    mend_name,
+)
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import SLOT_BYTES
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
     TREE,
@@ -48,7 +56,7 @@ def counts(tmp_path, reaps, what):
     environment = {**os.environ, "PYTHONPATH": str(TREE)}
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         try:
-            until(lambda: result.exists() or process.poll() is not None, "the count")
+            until(lambda: result.exists() or process.poll() is not None, "the count", patience=300)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     return json.loads(result.read_text())
@@ -101,7 +109,7 @@ def test_the_files_of_a_finished_job_are_bounded(launcher):
             *("ending", "exit", "keeper", "runner", "stderr", "stdout")
         ]
         assert disk_use(folder) <= output + 2 * SLOT_BYTES
-        job.remove()
+        removing.remove(job)
     assert os.listdir(launcher.store.path) == [".durable"]
     assert os.listdir(launcher.store.private_path("jobs")) == []
 
@@ -129,7 +137,7 @@ def test_what_a_crash_left_is_swept_up_by_a_later_cleanup(launcher):
     left = sorted(os.listdir(place.private_path("jobs")))
     assert left == sorted([young.jid, living.jid])
     os.rename(living.results_file + "x", living.results_file)
-    assert looking.look(living)["state"] == "running"
+    assert status.look(living)["state"] == "running"
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -145,10 +153,10 @@ def test_a_name_is_forgotten_with_its_last_job(launcher):
         launcher.raw(request("true", name="work", spec={}))
         launcher.finished(launcher.jobs[-1])
     first, second = launcher.jobs
-    second.remove()
+    removing.remove(second)
     assert sorted(os.listdir(names)) == ["work.jid", "work.lock"]
-    assert launcher.store.latest("work").jid == first.jid
-    first.remove()
+    assert latest_job(launcher.store, "work").jid == first.jid
+    removing.remove(first)
     assert os.listdir(names) == []
 
 
@@ -162,23 +170,31 @@ def test_forgetting_a_name_and_taking_its_lock_at_once(launcher):
     for _child in range(4):
         pid = os.fork()
         if pid == 0:
-            status = 1
+            code = 1
             try:
                 place = store.Store.open(launcher.store.path, create=False)
                 for _round in range(200):
-                    lock = place.lock_name("work")
+                    lock = lock_name(place, "work")
                     os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if somebody is in
                     os.unlink(inside)
                     os.close(lock)
-                    place.mend_name("work")
-                status = 0
+                    mend_name(place, "work")
+                code = 0
             finally:
-                os._exit(status)
+                os._exit(code)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
 
 
 # -- engines ----------------------------------------------------------------------------------------------------------
+
+
+def put(place, number, moment):
+    """Install an engine of that number, as if that had been at that moment; return the name of its file."""
+    name = boot.installed_name(f"{number:032}")
+    installation.install(place, name, boot.sealed(name, {"main": b"code"}), needed=True)
+    os.utime(place.private_path("engine", name), (moment, moment))
+    return name
 
 
 def test_engines_of_other_releases_do_not_pile_up(launcher):
@@ -189,57 +205,46 @@ def test_engines_of_other_releases_do_not_pile_up(launcher):
     place = launcher.store
     engines = Path(place.private_path("engine"))
     job = launcher.shell("sleep 61 & wait", grace=1, timeout=0)
-    files = {part.name: part.read_bytes() for part in Path(launcher.program).parent.glob("*.py")}
-    shutil.rmtree(engines / "engine")  # that of the job
-    for name in ("0" * 32 + ".123", "1" * 32 + ".new"):
+    shutil.rmtree(os.path.dirname(os.path.dirname(launcher.program)))  # that of the job
+    os.close(place.private("engine"))
+    for name in ("0" * 32 + ".123", "1" * 32 + ".new"):  # of release 0.1
         os.makedirs(engines / name / "_job", 0o700)
-    for number in range(6):
-        place.install_engine(f"{number:032}", files)
-        os.utime(engines / f"{number:032}", (number, number))
-    assert sorted(os.listdir(engines)) == [f"{number:032}" for number in (3, 4, 5)]
+        os.utime(engines / name, (0, 0))
+    (engines / "2.new").write_bytes(b"half of an engine")
+    os.utime(engines / "2.new", (0, 0))
+    names = [put(place, number, number + 1) for number in range(6)]
+    assert sorted(os.listdir(engines)) == names[3:]
 
     keeper, _runner = launcher.keeper(job)
     os.kill(keeper, signal.SIGKILL)
     until(lambda: not os.path.exists(f"/proc/{keeper}") or job.is_held("keeper"))
     assert (
-        until(lambda: looking.look(job)["reason"] is None and looking.look(job))["state"]
-        == "running"
+        until(lambda: status.look(job)["reason"] is None and status.look(job))["state"] == "running"
     )
     final = stopping.stop(job, number=signal.SIGTERM, grace=5, reason="asked by a test")
     assert final["state"] == "stopped" and launcher.processes(job) == []
-    launcher.program = os.path.join(engines, f"{5:032}", "_job", "program.py")
-    asked = request("true", name="work", spec={})
-    assert "record" in launcher.raw(asked)[0]
 
 
 def test_an_engine_in_use_is_not_removed(launcher):
     """
-    a release launches from its engine while others install theirs
+    a module of release 0.1 launches from its engine, a folder, while others install theirs
     | it stays until that launch is over
     """
     place = launcher.store
-    engines = Path(place.private_path("engine"))
-    files = {"program.py": b"pass\n"}
-    ready_out, ready_in = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(ready_out)
-        mine = store.Store.open(place.path, create=False)
-        mine.install_engine("a" * 32, files)
-        os.utime(engines / ("a" * 32), (0, 0))
-        os.write(ready_in, b"x")
-        signal.pause()
-    os.close(ready_in)
-    os.read(ready_out, 1)
+    os.close(place.private("engine"))
+    old = Path(place.private_path("engine", "a" * 32))
+    (old / "_job").mkdir(0o700, parents=True)
+    os.chmod(old, 0o700)
+    os.utime(old, (0, 0))
+    lock = os.open(old / "_job", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)
     for number in range(5):
-        place.install_engine(f"{number:032}", files)
-        os.utime(engines / f"{number:032}", (number + 1, number + 1))
-    assert (engines / ("a" * 32)).exists()
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    place.install_engine("b" * 32, files)
-    assert not (engines / ("a" * 32)).exists()
-    assert len(os.listdir(engines)) == store.ENGINES_KEPT
+        put(place, number, number + 1)
+    assert old.exists()
+    os.close(lock)
+    put(place, 6, 7)
+    assert not old.exists()
+    assert len(os.listdir(old.parent)) == installation.KEPT
 
 
 def test_a_damaged_engine_is_replaced(tmp_path):
@@ -251,15 +256,13 @@ def test_a_damaged_engine_is_replaced(tmp_path):
     launch = {"cmd": "true", "async_dir": async_dir}
     assert run_module("job_start", **launch)["state"] == "running"
     engine = next((tmp_path / "other" / ".durable" / "engine").iterdir())
-    for damage in ("removed", "cut", "emptied"):
-        victim = engine / "_job" / "keeper.py"
+    for damage in ("removed", "cut", "emptied", "changed"):
         if damage == "removed":
-            victim.unlink()
-        elif damage == "cut":
-            os.truncate(victim, 100)
+            engine.unlink()
+        elif damage == "changed":
+            engine.write_bytes(engine.read_bytes()[:-1] + b"X")
         else:
-            shutil.rmtree(engine)
-            engine.mkdir(0o700)
+            os.truncate(engine, 1000 if damage == "cut" else 0)
         found = run_module("job_start", **launch)
         assert found["state"] == "running", found
         jid = found["ansible_job_id"]

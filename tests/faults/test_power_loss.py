@@ -24,8 +24,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils import _launch
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking
+from ansible_collections.durable.jobs.plugins.module_utils._job import boot, installation, status
 from ansible_collections.durable.jobs.tests.faults import disk as disks
 from ansible_collections.durable.jobs.tests.faults import machine as machines
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
@@ -33,6 +32,7 @@ from ansible_collections.durable.jobs.tests.unit.support import Launcher, reques
 
 CUTS = int(os.environ.get("DURABLE_JOBS_CUTS", "200"))
 BATCHES, BATCH = 14, 8  # launches, and jobs of each
+ENGINE = boot.installed_name("0" * 32)
 BUILTIN_JOBS = 5
 SEEK = 0.004  # seconds for a flush: a look has time to fall between a step and its being durable
 
@@ -41,23 +41,16 @@ SEEK = 0.004  # seconds for a flush: a look has time to fall between a step and 
 AFTERWARDS = """
 import json, os, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
-from _job import looking, store
+from _job import boot, installation, status, store
 
-def content(path):
-    with open(path, "rb") as source:
-        return source.read()
-
-ENGINE = os.path.dirname(store.__file__)
-FILES = {name: content(os.path.join(ENGINE, name)) for name in os.listdir(ENGINE) if name.endswith(".py")}
+PROGRAM = os.path.join(os.path.dirname(store.__file__), "program.py")
 
 def launch(where, **changes):
-    program = os.path.join(where.install_engine(sys.argv[2], FILES), "program.py")
+    installation.install(where, sys.argv[2], boot.sealed(sys.argv[2], {"main": b"code"}), needed=True)
+    assert boot.installed(where.path, sys.argv[2]), "an engine of which a power cut has left a part is replaced"
     asked = {"async_dir": where.path, "jobs": [dict(json.loads(sys.argv[3]), **changes)]}
-    argv = [sys.executable, "-I", "-S", program]
+    argv = [sys.executable, "-I", "-S", PROGRAM]
     done = subprocess.run(argv, input=json.dumps(asked).encode(), stdout=subprocess.PIPE)
-    if where._engine >= 0:  # it would keep the file system from being unmounted
-        os.close(where._engine)
-        where._engine = -1
     answer = json.loads(done.stdout)["jobs"][0]
     if "record" not in answer:
         return answer
@@ -66,7 +59,7 @@ def launch(where, **changes):
 def look(where, jid, wait=0):
     job = where.job(jid)
     try:
-        return looking.wait(job, wait)
+        return status.wait(job, wait)
     finally:
         os.close(job.fd)
 
@@ -128,8 +121,9 @@ class Life:
     def __init__(self, disk):
         self.disk = disk
         self.launcher = Launcher(disk.path / "jobs")
-        self.engine = _launch._install(self.launcher.store)
-        self.launcher.program = os.path.join(self.engine, "program.py")
+        installation.install(
+            self.launcher.store, ENGINE, boot.sealed(ENGINE, {"main": b"code"}), needed=True
+        )
         self.launched = {}  # jid: the moment when the launch was reported
         self.reported = {}  # jid: the first moment when its end was, and what was said
         self.names = {}  # jid: its name
@@ -193,13 +187,13 @@ class Afterwards:
 
     def __init__(self, machine, life, folder):
         self.folder = folder
-        digest = os.path.basename(os.path.dirname(life.engine))
+        folder_of_engine = os.path.dirname(os.path.dirname(life.launcher.program))
         plain = json.dumps(request("/bin/echo", "new"))
         self.process = subprocess.Popen(
             [
                 *machine.prefix,
                 *(sys.executable, "-I", "-S", "-B", "-c", AFTERWARDS),
-                *(os.path.dirname(_launch._job.__path__[0]), digest, plain),
+                *(folder_of_engine, ENGINE, plain),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -225,7 +219,7 @@ class Afterwards:
 def _look(job):
     fresh = job.store.job(job.jid)
     try:
-        return looking.look(fresh)
+        return status.look(fresh)
     finally:
         os.close(fresh.fd)
 

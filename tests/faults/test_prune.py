@@ -17,9 +17,10 @@ import threading
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, removing
+from ansible_collections.durable.jobs.plugins.module_utils._job import removing, status
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import conftest, modules, surroundings
-from ansible_collections.durable.jobs.tests.unit.support import request, until
+from ansible_collections.durable.jobs.tests.unit.support import ask, request, until
 
 CHANGING = "mkdir,mkdirat,openat,rename,renameat,renameat2,unlink,unlinkat,rmdir,flock,fsync,write,pwrite64,utimensat"
 # Of these, only what changes something that others can see.
@@ -50,12 +51,12 @@ def strangeness(launcher, live, rest=None):
     place = launcher.store
     wrong = []
     for jid in place.jids():
-        found = looking.look(place.job(jid), settle=False)
+        found = status.look(place.job(jid), settle=False)
         if (found["state"] == "running") != (jid == live.jid) or found["state"] == "lost":
             wrong.append(f"{jid} is {found['state']}: {found['reason']}")
-    if looking.look(live, settle=False)["state"] != "running":
+    if status.look(live, settle=False)["state"] != "running":
         wrong.append("the live job is not live")
-    if place.latest("both") is None or place.latest("both").jid != live.jid:
+    if latest_job(place, "both") is None or latest_job(place, "both").jid != live.jid:
         wrong.append("the name of the live job does not mean it")
     if rest is None:
         return wrong
@@ -74,21 +75,15 @@ def strangeness(launcher, live, rest=None):
 
 
 def traced(launcher, kill=None):
-    """Prune under strace, which kills the module at one call; return the calls that changed something."""
+    """Prune under strace, which kills the engine at one call; return the calls that changed something."""
     log = os.path.join(os.path.dirname(launcher.store.path), "strace")
     arguments = ["strace", "-qq", "-y", "-o", log, "-e", "trace=" + CHANGING.replace(",", ",?")]
     arguments[-1] = "trace=" + ",".join("?" + name for name in CHANGING.split(","))
     if kill:
         arguments += ["-e", "inject={}:signal=KILL:when={}".format(*kill)]
-    done = subprocess.run(
-        [*arguments, *surroundings.module_argv("job_prune")],
-        input=surroundings.module_input(async_dir=launcher.store.path),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(surroundings.TREE)},
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stdout
+    params = {"states": None, "older_than": None, "keep_last": None, "max_bytes": None}
+    begun, answer = ask(launcher.store.path, "job_prune", prefix=arguments, params=params)
+    assert begun and (kill or not answer.get("failed")), answer
     counted = collections.Counter()
     found = []
     with open(log, encoding="utf-8", errors="replace") as lines:
@@ -110,6 +105,7 @@ def test_killed_at_every_step(launcher, record_property):
     can be launched
     """
     live = furnish(launcher)
+    ask(launcher.store.path, whole=True)  # installs the engine
     steps = traced(launcher)
     wrong = {"dry": strangeness(launcher, live, rest=0)}
     for step in steps:
@@ -187,7 +183,7 @@ class Tumult:
                 module.stdin.close()
                 if self.chance.random() < 0.5:
                     self.over.wait(self.chance.uniform(0.1, 0.6))
-                    module.kill()
+                    modules.kill(module)
                     self.counts["killed"] += 1
                     continue
                 result = json.loads(module.stdout.read())
@@ -221,7 +217,7 @@ def test_prunes_and_launches_at_the_same_time(launcher, record_property):
     assert not tumult.wrong, "\n".join(map(str, tumult.wrong[:10]))
     for jid in place.jids():
         if jid != live.jid:
-            found = looking.wait(place.job(jid), 30)
+            found = status.wait(place.job(jid), 30)
             assert found["finished"] and found["state"] in ("succeeded", "failed"), found
             assert jid in tumult.launched
     result = prune(place)
@@ -230,4 +226,4 @@ def test_prunes_and_launches_at_the_same_time(launcher, record_property):
     assert os.listdir(place.private_path("jobs")) == [live.jid]
     assert os.listdir(place.private_path("gone")) == []
     assert removing.names(place) == ["four"]
-    assert looking.look(live)["state"] == "running"
+    assert status.look(live)["state"] == "running"

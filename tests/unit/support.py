@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import signal
@@ -13,22 +14,22 @@ import sys
 import time
 from pathlib import Path
 
-from ansible_collections.durable.jobs.plugins.module_utils import _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import errors, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils import _engine, _job
+from ansible_collections.durable.jobs.plugins.module_utils._job import errors, processes, store
 
 PACKAGE = Path(_job.__file__).parent
 PATIENCE = 30  # seconds after which a condition that does not come true is a failure
 
 
-def until(condition, what="the condition"):
+def until(condition, what="the condition", patience=PATIENCE):
     """Wait for a condition and return its value."""
-    limit = time.monotonic() + PATIENCE
+    limit = time.monotonic() + patience
     while time.monotonic() < limit:
         value = condition()
         if value:
             return value
         time.sleep(0.01)
-    raise AssertionError(f"{what} did not come true within {PATIENCE} s")
+    raise AssertionError(f"{what} did not come true within {patience} s")
 
 
 def request(*argv, **changes):
@@ -62,13 +63,54 @@ def request(*argv, **changes):
     return asked
 
 
+def question(async_dir, verb="job_info", **changes):
+    """Return a question to the engine of this collection: without changes, a list of all jobs."""
+    params = {"states": None, "names": None, "jids": None, "limit": 0, "order": "newest"}
+    asked = {"verb": verb, "params": dict(params, output="none"), "paths": [], "unshown": []}
+    asked.update(check_mode=False, diff=False, no_log=False, ansible=True, log=None)
+    return _engine.Question({**asked, **changes}, async_dir, {})
+
+
+def ask(async_dir, verb="job_info", *, whole=False, prefix=(), **changes):
+    """Ask the engine, as a face does; return whether it has begun, and its answer.
+
+    :param whole: send the engine along.
+    :param prefix: words before the command, to trace it.
+    """
+    asked = question(async_dir, verb, **changes)
+    engine = _engine.Engine()
+    done = subprocess.run(
+        [*prefix, sys.executable, *engine.words()],
+        input=engine.data(asked, whole=whole),
+        stdout=subprocess.PIPE,
+        check=not prefix,
+        timeout=PATIENCE,
+    )
+    out = done.stdout.decode()
+    return asked.has_begun(out), asked.result(out)
+
+
+def install(folder, changed=None):
+    """Put a copy of the engine, and the launcher's program, into a folder; return the path of the program.
+
+    :param changed: by name, the files that are not as they are in the collection.
+    """
+    package = Path(folder) / "_job"
+    package.mkdir(parents=True, exist_ok=True)
+    files = {part.name: part.read_bytes() for part in PACKAGE.glob("*.py")}
+    files["program.py"] = Path(__file__).with_name("launcher_program.py").read_bytes()
+    for name, content in {**files, **(changed or {})}.items():
+        (package / name).write_bytes(content)
+    compileall.compile_dir(str(package), quiet=1, optimize=2)
+    return str(package / "program.py")
+
+
 class Launcher:
     """Launches jobs with the engine that is under test, and ends what is left of them."""
 
-    def __init__(self, path):
+    def __init__(self, path, engine=None):
         self.store = store.Store.open(str(path), create=True)
-        files = {part.name: part.read_bytes() for part in PACKAGE.glob("*.py")}
-        self.program = os.path.join(self.store.install_engine("engine", files), "program.py")
+        self.program = install(engine or f"{path}.engine")
         self.jobs = []
 
     def raw(self, *requests, **how):
@@ -138,7 +180,7 @@ class Launcher:
 
     def processes(self, job):
         """Return the living processes that carry the job's mark."""
-        return tree.members(job.jid, roots=[], session=None, spared=set(), marked=True)
+        return processes.members(job.jid, roots=[], session=None, spared=set(), marked=True)
 
     def keeper(self, job):
         """Return the pids of a job's keeper and runner."""
@@ -148,10 +190,10 @@ class Launcher:
     def let_go(self):
         """Close what is open in the async dir, so that its file system can be unmounted."""
         fds = [job._fd for job in self.jobs if job._fd is not None]
-        for fd in (*fds, self.store.fd, self.store._engine):
+        for fd in (*fds, self.store.fd):
             os.close(fd)
 
     def close(self):
         for job in self.jobs:
             for one in self.processes(job):
-                tree.send(one, signal.SIGKILL)
+                processes.send(one, signal.SIGKILL)

@@ -14,7 +14,7 @@ from .printable import make_printable, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any, Dict, Iterable
 
     Record = Dict[str, Any]  # the job dictionary, plus the private part under the key PRIVATE
 
@@ -64,7 +64,11 @@ SHOWN_SPEC = (
 )
 LONGEST = 3653 * 86400  # seconds that a duration may have: ten years, with their leap days
 LARGEST = 2**60  # what other numbers may be, such as bytes; the kernel knows eight times as many
+UNSHOWN_PARAMETER = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"  # ansible-core's words
 EMBED_LIMIT = 1024 * 1024  # bytes of each stream that a result may hold
+NOTHING_LAUNCHED = "jobs[%d] cannot be launched, so nothing is: %s"
+ORDERS = NEWEST, ATTENTION = "newest", "attention"  # in which jobs are listed
+PIECE_BYTES = 1024 * 1024  # of output in one answer of job_output, unless the reader says otherwise
 HIDDEN = "hidden: this job was launched with no_log"
 # What the message says of a job that was ended where /proc does not show all processes.
 UNSEEN = (
@@ -202,8 +206,8 @@ class Evidence:
 def verdict(evidence: Evidence) -> tuple[str, str | None]:
     """Say what has become of a job whose record is not final: a state and a reason.
 
-    The table is in docs/design.md; the first row that fits decides. ``exited`` stands for "the exit record decides":
-    the state is then what :func:`outcome` makes of it.
+    The table is in docs/design/verdicts.md; the first row that fits decides. ``exited`` stands for "the exit record
+    decides": the state is then what :func:`outcome` makes of it.
     """
     if evidence.keeper:
         # With an exit record too: its keeper is about to write the final record.
@@ -618,3 +622,21 @@ def tail_text(text: str, limit: int = TAIL_BYTES) -> str:
         return text
     end = text[-limit:]
     return end.partition("\n")[2] or end
+
+
+def invocation(params: dict[str, Any], unshown: Iterable[str]) -> Record:
+    """Return the echo of a module's parameters that every result carries.
+
+    :param unshown: the names of those that are secret, here and in the entries of ``jobs``.
+    """
+
+    def without_secrets(values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        hidden = [name for name in unshown if values.get(name) is not None]
+        return dict(values, **dict.fromkeys(hidden, UNSHOWN_PARAMETER))
+
+    shown = without_secrets(params)
+    if isinstance(shown.get("jobs"), list):
+        shown["jobs"] = [without_secrets(entry) for entry in shown["jobs"]]
+    return {"module_args": shown}

@@ -13,24 +13,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ansible_collections.durable.jobs.plugins.module_utils import _job, _launch
-from ansible_collections.durable.jobs.plugins.module_utils._job import flaws, schema
+from ansible_collections.durable.jobs.plugins.module_utils import _argspec, _engine, _job
+from ansible_collections.durable.jobs.plugins.module_utils._job import launch, schema, validation
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
 
 def params(**given):
     """Return what AnsibleModule makes of these parameters."""
-    defaults = {name: spec.get("default") for name, spec in _launch.JOB_SPEC.items()}
+    defaults = {name: spec.get("default") for name, spec in _argspec.JOB.items()}
     return {**defaults, **given}
 
 
 def build(**given):
-    return _launch.build_request(params(**given), no_log=False)
+    return launch.build_request(_argspec.usable(params(**given), _argspec.JOB), no_log=False)
 
 
 def test_the_engine_is_the_whole_package():
     files = Path(_job.__file__).parent.glob("*.py")
-    assert sorted(_launch.ENGINE) == sorted(path.stem for path in files)
+    assert sorted([*_engine.PARTS, "boot"]) == sorted(path.stem for path in files)
 
 
 class ResourcesOnly:
@@ -47,14 +47,14 @@ class ResourcesOnly:
 def test_the_source_where_the_importer_has_resources_only(monkeypatch):
     spec = ModuleSpec(_job.__name__, ResourcesOnly(has_resources=True))
     monkeypatch.setattr(_job, "__spec__", spec)
-    assert _launch._source("keeper") == b"the source of keeper.py"
+    assert _engine._source("keeper") == b"the source of keeper.py"
 
 
 def test_the_source_where_the_importer_cannot_tell_it(monkeypatch):
     spec = ModuleSpec(_job.__name__, ResourcesOnly(has_resources=False))
     monkeypatch.setattr(_job, "__spec__", spec)
     with pytest.raises(JobError, match=r"cannot tell the source of keeper\.py"):
-        _launch._source("keeper")
+        _engine._source("keeper")
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ def test_what_is_run_and_what_is_shown(given, argv, cmd):
         ({"cmd": "true", "memory_max": "9" * 18 + "T"}, "memory_max must be at most .* 512M"),
         ({"cmd": "true", "cpu_quota": "999999999"}, "cpu_quota must be at most"),
         (
-            {"argv": ["x" * (_launch.WORD_LIMIT + 1)]},
+            {"argv": ["x" * (launch.WORD_LIMIT + 1)]},
             "argv has a word of [0-9]+ bytes, .* given [0-9]+",
         ),
         ({"cmd": "x " * 700000}, "cmd and env have [0-9]+ bytes"),
-        ({"cmd": "true", "env": {"A": "€" * _launch.WORD_LIMIT}}, "env has a word of [0-9]+ bytes"),
+        ({"cmd": "true", "env": {"A": "€" * launch.WORD_LIMIT}}, "env has a word of [0-9]+ bytes"),
         ({"cmd": "true", "chdir": "/" * 4096}, "chdir is longer than the 4095 bytes"),
         ({"cmd": "true", "env": {"A=B": "1"}}, "env has a variable with the impossible name 'A=B'"),
         ({"cmd": "true", "env": {"A": ["1"]}}, "env has no usable value for A"),
@@ -132,9 +132,9 @@ def test_numbers_are_passed_on_as_they_were_meant():
 
 
 def test_what_is_null_is_as_good_as_not_given():
-    given = dict.fromkeys((*_launch.JOB_SPEC, "other"))
-    built = _launch.build_request(dict(given, cmd="true"), no_log=False)
-    assert built == build(cmd="true")
+    given = dict.fromkeys((*_argspec.JOB, "other"))
+    usable = _argspec.usable(dict(given, cmd="true"), _argspec.JOB)
+    assert launch.build_request(usable, no_log=False) == build(cmd="true")
 
 
 ANY_NUMBER = st.one_of(
@@ -207,19 +207,19 @@ def records(asked):
 @example(words=["true"], numbers={"grace": 1e12}, texts={}, no_log=False)
 def test_what_is_accepted_gives_records_that_readers_accept(words, numbers, texts, no_log):
     try:
-        asked = _launch.build_request(params(argv=words, **numbers, **texts), no_log=no_log)
+        asked = launch.build_request(params(argv=words, **numbers, **texts), no_log=no_log)
     except JobError:
         return
     for record in records(asked):
         written = json.loads(json.dumps(record))
-        assert flaws.record_flaw(JID, written) is None, written
+        assert validation.record_flaw(JID, written) is None, written
 
 
 def test_creates_and_removes_are_looked_for_below_chdir(tmp_path):
     (tmp_path / "done.1").touch()
 
     def why(**given):
-        return _launch.unneeded(params(cmd="true", chdir=str(tmp_path), **given))
+        return launch.unneeded(params(cmd="true", chdir=str(tmp_path), **given))
 
     assert why(creates="done.*") == f"not started: creates {tmp_path}/done.1 exists"
     assert why(creates="other") is None
