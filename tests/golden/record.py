@@ -63,7 +63,14 @@ time.sleep(%d)
 """
 # What a look says of a job whose machine was switched off while the job was queued or running.
 GONE = dict.fromkeys(("rc", "signal", "end", "delta", "elapsed"))
-REBOOTED = {**GONE, "state": "lost", "reason": "rebooted", "finished": True, "failed": True, "changed": True}
+REBOOTED = {
+    **GONE,
+    "state": "lost",
+    "reason": "rebooted",
+    "finished": True,
+    "failed": True,
+    "changed": True,
+}
 # Its keeper had written down that the job is over before it sent the first signal.
 ENDED = {**REBOOTED, "state": "timed_out", "reason": None}
 LIVE = {
