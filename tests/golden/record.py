@@ -132,9 +132,9 @@ class Recorder:
     """The jobs of a recording. Each has a label that says what it stands for."""
 
     def __init__(self) -> None:
-        self.labels: Dict[str, str] = {}  # by label, the jid
-        self.launched: Dict[str, Result] = {}  # by label, the parameters of a named job
-        self.said: Dict[str, Result] = {}  # by label, what the release says
+        self.labels: dict[str, str] = {}  # by label, the jid
+        self.launched: dict[str, Result] = {}  # by label, the parameters of a named job
+        self.said: dict[str, Result] = {}  # by label, what the release says
 
     def run(self, module: str, arguments: Result, *options: str, **environment: str) -> Result:
         """Run a module on this machine and return its result."""
@@ -183,8 +183,7 @@ class Recorder:
             [str(Path(sys.executable).with_name(program)), *words, *local],
             env={**surroundings, **environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             timeout=4 * PATIENCE,
             check=False,
             cwd=str(GROUND),
@@ -233,7 +232,7 @@ class Recorder:
                 raise SystemExit("%s: %s" % (label, said))
             self.said[label] = said
 
-    def processes(self, label: str) -> Dict[str, int]:
+    def processes(self, label: str) -> dict[str, int]:
         """Return the pids in a job's record."""
         private = json.loads((ASYNC_DIR / self.labels[label]).read_bytes())["durable_jobs"]
         return {role: private[role] for role in ("keeper", "runner")}
@@ -259,7 +258,7 @@ class Recorder:
         tar = ["tar", "--create", "--sparse", "--format=gnu", "--sort=name", "--exclude=*.pyc"]
         tar += ["--owner=root:0", "--group=root:0", "--directory=%s" % GROUND]
         command = [*tar, *self._engine(), ASYNC_DIR.name]
-        packed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True)
+        packed = subprocess.run(command, capture_output=True, check=True)
         with open(archive, "wb") as target:
             subprocess.run(["gzip", "-9", "-n"], input=packed.stdout, stdout=target, check=True)
 

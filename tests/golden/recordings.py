@@ -14,7 +14,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import host
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict
+    from typing import Any
 
 HERE = Path(__file__).parent
 RELEASES = sorted(path.parent.name for path in HERE.glob("*/expected.json"))
@@ -30,8 +30,8 @@ class Recording:
     def __init__(self, release: str) -> None:
         self._folder = HERE / release
         expected = json.loads((self._folder / "expected.json").read_bytes())
-        self.jobs: Dict[str, Dict[str, Any]] = expected["jobs"]  # by label
-        self.names: Dict[str, str] = expected["names"]  # the jid that each name means
+        self.jobs: dict[str, dict[str, Any]] = expected["jobs"]  # by label
+        self.names: dict[str, str] = expected["names"]  # the jid that each name means
 
     def unpack(self, folder: Path) -> Path:
         """Unpack the recording as it is, for the current user, and return the path of its async dir."""
@@ -71,16 +71,16 @@ class Recording:
         (program,) = folder.glob("**/_job/program.py")
         return str(program)
 
-    def expected(self, label: str) -> Dict[str, Any]:
+    def expected(self, label: str) -> dict[str, Any]:
         """Return what is to be read of a job on this machine: all keys of the release, except ``msg`` of a lost job."""
         job = self.jobs[label]
-        found: Dict[str, Any] = {**job["said"], **job.get("moved", {})}
+        found: dict[str, Any] = {**job["said"], **job.get("moved", {})}
         if "moved" in job:
             found.pop("msg", None)
         return found
 
 
-def differences(found: Dict[str, Any], expected: Dict[str, Any]) -> Dict[str, Any]:
+def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a recording that a result lacks or has otherwise. Results may have more keys."""
     return {
         key: (found.get(key, "is missing"), value)

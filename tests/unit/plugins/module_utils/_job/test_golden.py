@@ -211,8 +211,8 @@ def test_a_launch_under_its_name_decides_as_documented(recording, async_dir, rer
     for label, jid, params in named(recording):
         expected = recording.expected(label)
         # What took minutes is not to be done again by a test; a finished job is not compared.
-        params = {"name": params["name"], "shell": "exit 0", "rerun": rerun}
-        found = launched(async_dir, params)
+        again = {"name": params["name"], "shell": "exit 0", "rerun": rerun}
+        found = launched(async_dir, again)
         if rerun == "never" or (rerun == "on_failure" and expected["state"] == "succeeded"):
             assert (found["ansible_job_id"], found["changed"]) == (jid, False), label
             assert differences(found, {**expected, "changed": False}) == {}, label
