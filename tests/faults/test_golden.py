@@ -96,7 +96,7 @@ def stop(job, **changes):
 
 
 def keepers(job):
-    """Return the pids of the processes that have the keeper's FIFO open: the keeper, and the runner, which watches it."""
+    """Return the pids of keeper and runner: the processes that have the keeper's FIFO open."""
     path = job.path("keeper")
     return [one.pid for one in processes.all_processes().values() if path in opened(one.pid)]
 
