@@ -14,7 +14,12 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    names,
+    processes,
+    status,
+    stopping,
+)
 from ansible_collections.durable.jobs.tests.faults import machine as machines
 from ansible_collections.durable.jobs.tests.faults import test_every_step as every_step
 from ansible_collections.durable.jobs.tests.faults import truth
@@ -65,11 +70,11 @@ class Step(every_step.Step):
 
     def wrong(self, answer):
         """Return what is not true after everything is over."""
-        job = self.launcher.store.latest(self.name)
+        job = names.latest_job(self.launcher.store, self.name)
         if job is None:
             return ["the command ran, and there is no job"] if self.marks.lines() else []
         self.launcher.jobs.append(job)
-        found = looking.look(job)
+        found = status.look(job)
         ran = self.marks.lines()
         tried = [one["attempt"] for one in found["attempts"]]
         wrong = []
@@ -141,7 +146,7 @@ def holder(job, role):
     """Return the pid of the process that holds the lock of a role, if there is one and no other."""
     path = job.path(role)
     found = []
-    for pid in tree.all_processes():
+    for pid in processes.all_processes():
         for fd in os.scandir(f"/proc/{pid}/fd") if os.access(f"/proc/{pid}/fd", os.R_OK) else ():
             with contextlib.suppress(OSError):
                 mode = os.lstat(fd.path).st_mode & 0o600
@@ -163,7 +168,7 @@ def test_the_keeper_of_a_waiting_job(launcher, kind):
     job = KINDS[kind](launcher)
     for _again in range(3):
         kill(pid_of(job, "keeper"))
-        assert looking.look(job)["state"] == "queued"
+        assert status.look(job)["state"] == "queued"
     until(lambda: job.is_held("keeper"), "a new keeper")
     final = stopping.stop(job, number=signal.SIGTERM, grace=1, reason="asked by a test")
     assert outcome(final) == ("stopped", None, "asked by a test")
@@ -181,7 +186,7 @@ def test_the_standby_of_a_waiting_job(launcher, kind):
     kill(first)
     assert until(lambda: holder(job, "standby"), "another standby") != first
     kill(pid_of(job, "keeper"))
-    assert looking.look(job)["state"] == "queued"
+    assert status.look(job)["state"] == "queued"
     final = stopping.stop(job, number=signal.SIGTERM, grace=1, reason="asked by a test")
     assert outcome(final) == ("stopped", None, "asked by a test")
 
@@ -194,7 +199,7 @@ def test_keeper_and_standby_of_a_waiting_job(launcher, kind):
     """
     job = KINDS[kind](launcher)
     kill(pid_of(job, "keeper"), pid_of(job, "standby"))
-    found = looking.look(job)
+    found = status.look(job)
     assert outcome(found) == ("lost", None, "killed")
     assert [one["rc"] for one in found["attempts"]] == ([3] if kind == "pausing" else [])
 
@@ -204,12 +209,12 @@ def test_the_keeper_of_an_attempt_and_then_its_end(launcher):
     line = "until [ -e go ]; do sleep 0.02; done; rm go; echo $DURABLE_JOB_ATTEMPT; exit 3"
     job = launcher.shell(line, retry=dict(SOON, retries=2), chdir=launcher.store.path)
     for number in (1, 2, 3):
-        until(lambda number=number: looking.look(job)["attempt"] == number, f"attempt {number}")
+        until(lambda number=number: status.look(job)["attempt"] == number, f"attempt {number}")
         until(lambda: job.read_record()["state"] == "running", "its start")
         kill(pid_of(job, "keeper"))
         until(lambda: job.is_held("keeper"), "a new keeper")
         launcher.release()
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert outcome(found) == ("failed", 3, None)
     assert [(one["rc"], one["stdout"]) for one in found["attempts"]] == [
         (3, "1"),
@@ -227,9 +232,9 @@ def test_keeper_and_runner_of_an_attempt(launcher, on):
     line = "echo $DURABLE_JOB_ATTEMPT; [ $DURABLE_JOB_ATTEMPT = 2 ] || until [ -e go ]; do sleep 0.02; done"
     job = launcher.ready(line, retry=dict(SOON, on=[on]), chdir=launcher.store.path)
     kill(*launcher.keeper(job))
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"
     launcher.release()
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     tried = [(one["state"], one["stdout"]) for one in found["attempts"]]
     if on == "lost":
         assert (outcome(found), tried) == (
@@ -248,8 +253,8 @@ def test_a_stop_while_the_keeper_is_dead(launcher):
     stop = stopping.Stop(job, number=signal.SIGTERM, grace=1, reason="asked by a test")
     stop.press()
     kill(keeper)
-    until(lambda: stop.press() or looking.look(job)["finished"], "the end")
-    assert outcome(looking.look(job)) == ("stopped", None, "asked by a test")
+    until(lambda: stop.press() or status.look(job)["finished"], "the end")
+    assert outcome(status.look(job)) == ("stopped", None, "asked by a test")
 
 
 def test_the_clock_of_a_waiting_job_goes_on_while_the_machine_sleeps(launcher):

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from ansible_collections.durable.jobs.plugins.module_utils import _engine, _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import errors, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import errors, processes, store
 
 PACKAGE = Path(_job.__file__).parent
 PATIENCE = 30  # seconds after which a condition that does not come true is a failure
@@ -183,7 +183,7 @@ class Launcher:
 
     def processes(self, job):
         """Return the living processes that carry the job's mark."""
-        return tree.members(job.jid, roots=[], session=None, spared=set(), marked=True)
+        return processes.members(job.jid, roots=[], session=None, spared=set(), marked=True)
 
     def keeper(self, job):
         """Return the pids of a job's keeper and runner."""
@@ -199,4 +199,4 @@ class Launcher:
     def close(self):
         for job in self.jobs:
             for one in self.processes(job):
-                tree.send(one, signal.SIGKILL)
+                processes.send(one, signal.SIGKILL)

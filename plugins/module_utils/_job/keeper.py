@@ -14,29 +14,31 @@ import time
 
 from . import (
     cgroup,
+    host,
     kernel,
-    looking,
+    notify_socket,
     output,
-    reports,
+    processes,
     retrying,
     runner,
     schema,
     shutdown,
     standby,
+    status,
     stopping,
-    store,
-    tree,
     unit,
 )
+from .course import Course
 from .errors import MISHAPS, JobError
-from .folder import DamagedRecord, Job, MissingRecord, log_loss, output_error
-from .starter import NothingRanError, Starter, refused
+from .job import Job, log_loss, output_error
+from .record_io import DamagedRecord, MissingRecord
+from .spawn import NothingRanError, Starter, refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .queueing import Turn
     from .schema import Record
     from .standby import Plan
-    from .turn import Turn
 
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
@@ -62,9 +64,7 @@ class Keeper:
         self.ending: Record | None = None
         self.gone = False  # is the command, and nobody can know its exit status; or it never was
         self.subreaper = False
-        self._pid = 0
         self._written = b""  # the record as we have written it, JSON
-        self._began = 0.0  # the monotonic clock when the command was started
         self._lock = lock
         self._wakeup = (-1, -1)
         self._report = -1
@@ -72,22 +72,12 @@ class Keeper:
         self._streams = output.Streams([], 0)
         self._starter = Starter(job, request, lock)
         # Made when something is reported. Most commands never do, and shall not cost more for it.
-        self._reports: reports.Reports | None = None
+        self._reports: notify_socket.Reports | None = None
         self._stop: Record | None = None
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
-        self._phase = retrying.WAITING
-        self._plan: Plan | None = None  # None if nobody knows any more how to start the command
-        self._first = 0.0  # the monotonic clock when the first attempt was started
-        self._due = 0.0  # when the next one is (CLOCK_BOOTTIME)
-        self._nothing_ran = False  # the command of a dead keeper was never exec'ed
-        self._why_no_more = ""  # why there is no further attempt, though there should be one
-        self._over_before = 0  # attempts that are over
-        self._paused = b""  # the record of the pause, if it has been written
-        self._post: standby.Post | None = None  # of a job that has a standby
-        self._post_due = 0.0  # when to fork the next one (monotonic clock)
-        self._timer = -1
+        self._course = Course()
 
     @property
     def _groups(self) -> list[str]:
@@ -105,18 +95,15 @@ class Keeper:
             self._streams = output.Streams(fds, self.request["output_limit"])
         self._poll.register(self._wakeup[0], select.POLLIN)
         self._poll.register(self._lock, select.POLLIN)
-        if reports.listen(self.job):
+        if notify_socket.listen(self.job):
             self._poll.register(self.job.inbox, select.POLLIN)
         if to_start:
             self._starter.open()
         if self.request.get("standby"):
-            self._post = standby.Post(self.job)
-            self._timer = kernel.open_timer()
-            if self._timer >= 0:
-                self._poll.register(self._timer, select.POLLIN)
+            self._course.open(self.job, self._poll)
             if self.request["start_in"] and not self._written:
-                self._due = kernel.boottime() + self.request["start_in"]
-                self._set_timer()
+                self._course.due = kernel.boottime() + self.request["start_in"]
+                self._course.set_timer()
 
     def _open_stream(self, name: str) -> int:
         try:
@@ -130,9 +117,7 @@ class Keeper:
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
         own = [fd for fd in (*self._wakeup, self.job.inbox) if fd >= 0]
-        if self._post is not None:
-            own += [fd for fd in (self._timer, *self._post.opened()) if fd >= 0]
-        return self._streams.fds + own + self._starter.opened()
+        return self._streams.fds + own + self._course.opened() + self._starter.opened()
 
     def close(self) -> None:
         """Close them, and what :meth:`take_over` opened."""
@@ -150,26 +135,26 @@ class Keeper:
         :param borrowed: descriptors of the launcher's, which the runner must not hold open.
         :raises JobError: it could not be started; nothing of the job is left behind.
         """
-        self._plan = plan
+        self._course.plan = plan
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
-        self._post_standby()
+        self._course.post_standby(self.job, self._poll, adopt)
         try:
             self._start(borrowed)
         except BaseException:
             self._starter.abandon()
             raise
-        self._phase = retrying.RUNNING
+        self._course.phase = retrying.RUNNING
         return self._written
 
     def enqueue(self, plan: Plan) -> bytes:
         """Let the job exist as a queued one and return its record, JSON. Errors are those of :meth:`launch`."""
-        self._plan = plan
+        self._course.plan = plan
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
-        self._post_standby()
+        self._course.post_standby(self.job, self._poll, adopt)
         try:
-            self._written = self._starter.accept(self._due or None)
+            self._written = self._starter.accept(self._course.due or None)
         except BaseException:
             self._starter.abandon()
             raise
@@ -191,51 +176,37 @@ class Keeper:
     def _start(self, borrowed: list[int]) -> None:
         """Start an attempt. :raises JobError: it could not be. What there is of it must be recalled."""
         plan = self._planned()
-        self.request["attempt"] = 1 + self._over_before
+        self.request["attempt"] = 1 + self._course.over_before
         ahead = plan.turn.ahead
-        if self._over_before:
+        if self._course.over_before:
             ahead = json.loads(self._written)[schema.PRIVATE]["ahead"]
-        ours = [plan.lock, *([self._timer, *self._post.opened()] if self._post is not None else [])]
+        ours = [*self._course.opened(), *((plan.lock,) if plan.lock >= 0 else ())]
         begun = self._starter.start(
             self._written,
             plan.inheritance,
             ahead,
-            [*borrowed, *(fd for fd in ours if fd >= 0)],
+            [*borrowed, *ours],
             lambda job, fds: adopt(
                 job, fds, plan.started() if self.request.get("standby") else None
             ),
         )
         self._streams.expect(self.job.fd)
         self._starter.open_gate()
-        self._written, self.command, self.runner, self._began, self._report = begun
-        self._first = self._first or self._began
+        self._written, self.command, self.runner, self._course.began, self._report = begun
+        self._course.first = self._course.first or self._course.began
         self._poll.register(self._report, select.POLLIN)
         if not self.subreaper:  # else whatever leaves its parent becomes ours
             command = json.loads(self._written)[schema.PRIVATE]["command"]
             self._session = (self.command, command["started"])
 
     def _planned(self) -> Plan:
-        if self._plan is None:
+        if self._course.plan is None:
             raise JobError("nobody is left who knows how to start the command")
-        return self._plan
-
-    def _post_standby(self) -> None:
-        """See that somebody gives the job a new keeper if we are killed, also while there is no runner to do it."""
-        if self._post is None or self._plan is None or time.monotonic() < self._post_due:
-            return
-        self._post_due = time.monotonic() + runner.ADOPT_INTERVAL
-        try:
-            if self._post.watch < 0:  # the one that was there has been killed
-                self._post = standby.Post(self.job)
-            self._post.take(self.job, self._plan, adopt)
-        except MISHAPS:  # too many open files, or processes
-            self._post.close()
-        if self._post.watch >= 0:
-            self._poll.register(self._post.watch, 0)
+        return self._course.plan
 
     def _leave_queue(self) -> None:
         """Let the next job of the batch look whether its turn has come."""
-        plan = self._plan
+        plan = self._course.plan
         if plan is not None and (plan.turn.must_wait() or self.request.get("start_in")):
             self.job.leave_queue(plan.lock)
             plan.lock = -1
@@ -243,7 +214,7 @@ class Keeper:
 
     def _become_keeper(self) -> None:
         """Leave the launcher's session, and hear of our own children."""
-        self._pid = os.getpid()
+        self._course.pid = os.getpid()
         os.setsid()
         signal.set_wakeup_fd(self._wakeup[1])
 
@@ -251,23 +222,26 @@ class Keeper:
 
     def take_over(self, record: Record, plan: Plan | None) -> None:
         """Be the keeper of a job that has lost its own. Its processes are not our descendants."""
-        self._written, self._plan = json.dumps(record).encode(), plan
+        self._written, self._course.plan = json.dumps(record).encode(), plan
         self.open(to_start=False)
         self._become_keeper()
         private = record[schema.PRIVATE]
-        self._first, self._over_before = private.get("first", 0.0), len(record.get("attempts", ()))
-        self._post_standby()
+        self._course.first, self._course.over_before = (
+            private.get("first", 0.0),
+            len(record.get("attempts", ())),
+        )
+        self._course.post_standby(self.job, self._poll, adopt)
         if record["state"] == schema.QUEUED:
-            self._phase = retrying.PAUSING if self._over_before else retrying.WAITING
-            self._due = private["due"] or 0.0
-            self._set_timer()
+            self._course.phase = retrying.PAUSING if self._course.over_before else retrying.WAITING
+            self._course.due = private["due"] or 0.0
+            self._course.set_timer()
             self._clear_slots()
             return
-        self._phase = retrying.RUNNING
-        self.command, self._began = private["command"]["pid"], private["monotonic"]
+        self._course.phase = retrying.RUNNING
+        self.command, self._course.began = private["command"]["pid"], private["monotonic"]
         started = private["command"]["started"]
         # The session of a command that was gone before we came may be a stranger's.
-        if tree.is_command(self.command, started):
+        if processes.is_command(self.command, started):
             self._session = (self.command, started)
         self.ending = self.job.slot("ending")
         self._hearing().resume(self.job.slot(schema.PROGRESS))
@@ -290,7 +264,7 @@ class Keeper:
             self._read_exit()
             # What cannot be seen may be there.
             os.close(os.open("/proc/%d/stat" % os.getpid(), os.O_RDONLY))
-            self.gone = not tree.is_command(command["pid"], command["started"])
+            self.gone = not processes.is_command(command["pid"], command["started"])
             self._reap()  # if it has become our child, it may have ended since
 
     def _read_exit(self) -> None:
@@ -298,9 +272,9 @@ class Keeper:
         told = self.job.slot("exit")
         if told is None or "refused" not in told:
             self.exited = told
-        elif self._plan is not None and not told["refused"]:
-            self._nothing_ran = True
-        elif self._plan is not None:
+        elif self._course.plan is not None and not told["refused"]:
+            self._course.nothing_ran = True
+        elif self._course.plan is not None:
             self.gone, self.ending = True, schema.not_started(refused(told["refused"]).msg)
 
     # -- stay -------------------------------------------------------------------------------------------------------
@@ -315,7 +289,7 @@ class Keeper:
             except Exception as error:  # pylint: disable=broad-exception-caught  # we may be the only witness
                 if not until:
                     log_loss(self.job)
-                is_over = self._phase == retrying.OVER
+                is_over = self._course.phase == retrying.OVER
                 if not until or not is_over:
                     until = time.monotonic() + runner.RECORD_PATIENCE
                 if is_over and runner.is_final(error, until):
@@ -332,20 +306,20 @@ class Keeper:
             retrying.CLEARING: self._clear,
             retrying.PAUSING: self._await_start,
         }
-        while self._phase != retrying.OVER:
-            event = steps[self._phase]()
-            self._phase = retrying.TABLE[self._phase, event]
+        while self._course.phase != retrying.OVER:
+            event = steps[self._course.phase]()
+            self._course.phase = retrying.TABLE[self._course.phase, event]
         self._conclude()
 
     def _await_start(self) -> str:
         """Wait until an attempt may be started, or is not to be any more."""
         while self._stop is None:
-            left = self._due - kernel.boottime()
+            left = self._course.due - kernel.boottime()
             if left <= 0:
                 break
-            self._wait(min(left, UNTIMED_SLEEP) if self._timer < 0 else None)
+            self._wait(min(left, UNTIMED_SLEEP) if self._course.timer < 0 else None)
         turn = self._planned().turn
-        while turn.must_wait() and not self._over_before and self._stop is None:
+        while turn.must_wait() and not self._course.over_before and self._stop is None:
             try:
                 if self._has_turn(turn):
                     break
@@ -365,17 +339,13 @@ class Keeper:
         self._leave_queue()
         return event
 
-    def _set_timer(self) -> None:
-        if self._timer >= 0:
-            kernel.set_timer(self._timer, self._due)
-
     def _begin(self) -> str:
         """Start an attempt."""
         if self.ending is not None:  # it could not be started, and more than that could not be done
             return self._judge()
         try:
-            if self._over_before:
-                self._renew_streams(self._over_before)
+            if self._course.over_before:
+                self._renew_streams(self._course.over_before)
                 self.subreaper = kernel.become_subreaper()
             self._start([])
         except NothingRanError:
@@ -423,7 +393,7 @@ class Keeper:
         """Stay with an attempt until it has ended."""
         self._leave_queue()  # whoever died before us may not have done it
         timeout, total = self.request["timeout"], self.request.get("timeout_total")
-        deadline = self._began + timeout if timeout else None
+        deadline = self._course.began + timeout if timeout else None
         if self.request["watchdog"] or total:
             deadline, _reason = self._next_limit()
         if self.ending is not None and self.command and not self._over():
@@ -443,22 +413,22 @@ class Keeper:
             self._wait(self._next_wake(deadline))
             if not self._over():
                 self._limit_output()
-        if self._nothing_ran:
+        if self._course.nothing_ran:
             return self._start_again()
         return self._judge()
 
     def _judge(self) -> str:
         """Say whether an attempt that has ended was the last one."""
-        if self._plan is None or self.request.get("retry") is None:
+        if self._course.plan is None or self.request.get("retry") is None:
             return retrying.ENDED
         if self._reports is not None:
-            self._reports.take(reports.BACKLOG)
+            self._reports.take(notify_socket.BACKLOG)
         self._await_runner()
         answer = self._starter.by_hand(self._settled)
         if not answer:
             return retrying.ENDED
         due, _blank, record = answer.partition(b" ")
-        self._due, self._paused = float(due), record
+        self._course.due, self._course.paused = float(due), record
         return retrying.AGAIN
 
     def _settled(self) -> bytes:
@@ -473,43 +443,43 @@ class Keeper:
             self.request["retry"],
             ended,
             number=ended["attempt"],
-            left=self._first + total - now if total and self._first else None,
+            left=self._course.first + total - now if total and self._course.first else None,
             chance=os.urandom(1)[0] / 255,
         )
         if pause is None:
             return b""
         since = now - self.exited["monotonic"] if self.exited is not None else 0.0
-        self._due = kernel.boottime() - since + pause
+        self._course.due = kernel.boottime() - since + pause
         record = b""
         if not self._members():
             with contextlib.suppress(*MISHAPS):
                 record = self._note_pause()
-        return repr(self._due).encode() + b" " + record
+        return repr(self._course.due).encode() + b" " + record
 
     def _clear(self) -> str:
         """End what an attempt has left behind, and let the record say when the next one is."""
-        left = [] if self._paused else self._end_rest()
+        left = [] if self._course.paused else self._end_rest()
         if left:
             names = ", ".join("%s (pid %d)" % (one.name, one.pid) for one in left[:MAX_SURVIVORS])
-            self._why_no_more = "of it are still alive: " + names
+            self._course.why_no_more = "of it are still alive: " + names
             return retrying.LEFT
         until = time.monotonic() + runner.RECORD_PATIENCE
-        while not self._paused:
+        while not self._course.paused:
             try:
-                self._paused = self._starter.by_hand(self._note_pause)
+                self._course.paused = self._starter.by_hand(self._note_pause)
                 break
             except (OSError, JobError) as error:
                 if self._stop is not None or time.monotonic() >= until:
-                    self._why_no_more = self._told(error).msg
+                    self._course.why_no_more = self._told(error).msg
                     return retrying.LEFT
             self._wait(runner.RECORD_INTERVAL)
-        self._written, self._paused = self._paused, b""
-        self._over_before += 1
+        self._written, self._course.paused = self._course.paused, b""
+        self._course.over_before += 1
         self._forget_attempt()
         return retrying.CLEARED
 
-    def _end_rest(self) -> list[tree.Process]:
-        return tree.end(
+    def _end_rest(self) -> list[processes.Process]:
+        return processes.end(
             self._members,
             number=self.request["stop_signal"],
             grace=self.request["grace"],
@@ -526,11 +496,11 @@ class Keeper:
         cgroup.remove(self._groups)
         self._limit_output()
         final = self._final(self._shown())
-        wait = self._due - kernel.boottime()
-        record = schema.pause(json.loads(self._written), final["attempts"], self._due, wait)
+        wait = self._course.due - kernel.boottime()
+        record = schema.pause(json.loads(self._written), final["attempts"], self._course.due, wait)
         answer = self._replaced(record)
         self._clear_slots()
-        self._set_timer()
+        self._course.set_timer()
         return answer
 
     def _replaced(self, record: Record) -> bytes:
@@ -568,25 +538,25 @@ class Keeper:
         if self._reports is not None:
             self._reports.leave()
             self._reports = None
-        reports.discard(self.job)
+        notify_socket.discard(self.job)
         self.command = self.runner = 0
         self.exited = self.ending = self._session = None
-        self.gone = self._nothing_ran = False
+        self.gone = self._course.nothing_ran = False
 
     def _over(self) -> bool:
-        return self.exited is not None or self.gone or self._nothing_ran
+        return self.exited is not None or self.gone or self._course.nothing_ran
 
     def _next_limit(self) -> tuple[float, str | None]:
         """Return when the job is to be ended (monotonic clock), as far as is known now, and for what reason."""
         hearing = self._hearing()
         # What has been reported counts, also if we could not read it before.
-        hearing.take(reports.BACKLOG)
+        hearing.take(notify_socket.BACKLOG)
         timeout, watchdog = self.request["timeout"], self.request["watchdog"]
         limits: list[tuple[float, str | None]] = [(float("inf"), None)]
         if timeout:
             limits.append((hearing.deadline(timeout), None))
         if self.request.get("timeout_total"):
-            limits.append((self._first + self.request["timeout_total"], schema.TOTAL))
+            limits.append((self._course.first + self.request["timeout_total"], schema.TOTAL))
         if watchdog and self.job.inbox >= 0:
             limits.append((hearing.heard + watchdog, schema.WATCHDOG))
         return min(limits, key=lambda limit: limit[0])
@@ -602,7 +572,7 @@ class Keeper:
 
     def _wait(self, seconds: float | None) -> None:
         """Sleep until something happens to a child or the time is over, and take note of it."""
-        # Only what poll found is read: exceptions of those that are empty would cost memory, see starter.
+        # Only what poll found is read: exceptions of those that are empty would cost memory, see spawn.
         child_changed = False
         seconds = self._patience(seconds)
         milliseconds = None if seconds is None else int(min(seconds, LONGEST_SLEEP) * 1000) + 1
@@ -620,9 +590,11 @@ class Keeper:
 
     def _patience(self, seconds: float | None) -> float | None:
         """Return how long to sleep at the most, and not beyond the moment at which we have something to do."""
-        if self._post is not None and self._post.watch < 0:
-            self._post_standby()  # it was killed, or could not be forked
-            if self._post.watch < 0:
+        if self._course.lacks_standby():
+            self._course.post_standby(
+                self.job, self._poll, adopt
+            )  # it was killed, or could not be forked
+            if self._course.lacks_standby():
                 most = runner.ADOPT_INTERVAL
                 seconds = most if seconds is None else min(seconds, most)
         return seconds if self._reports is None else self._reports.patience(seconds)
@@ -635,9 +607,9 @@ class Keeper:
             self._read_mail()
         elif fd == self.job.inbox:
             self._read_reports()
-        elif self._post is not None and fd == self._post.watch:
+        elif self._course.post is not None and fd == self._course.post.watch:
             self._close_polled(fd)
-            self._post.watch = -1
+            self._course.post.watch = -1
 
     def _woken(self, signals: bytes) -> bool:
         """Take note of signals that have come; tell whether one of them tells of a child."""
@@ -650,12 +622,12 @@ class Keeper:
         if self.command:
             self._hearing().take()
         else:
-            reports.discard(self.job)
-        time.sleep(reports.REST)
+            notify_socket.discard(self.job)
+        time.sleep(notify_socket.REST)
 
-    def _hearing(self) -> reports.Reports:
+    def _hearing(self) -> notify_socket.Reports:
         if self._reports is None:
-            self._reports = reports.Reports(self.job, self.request, self._began)
+            self._reports = notify_socket.Reports(self.job, self.request, self._course.began)
         return self._reports
 
     def _read_report(self) -> None:
@@ -694,18 +666,18 @@ class Keeper:
         """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, code = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 break
             if pid == 0:
                 break
             if pid == self.command and self.exited is None:
-                self.exited = runner.ended(status, self._groups)
+                self.exited = runner.ended(code, self._groups)
                 self._note("exit", self.exited)
             elif pid == self.runner:
                 self.runner = 0
-            elif self._post is not None and pid == self._post.pid:
-                self._post.pid = 0
+            else:
+                self._course.reaped(pid)
 
     def _limit_output(self) -> None:
         """Keep the output within its limit; and if there is more, ask whether the disk has room for it."""
@@ -717,18 +689,18 @@ class Keeper:
 
     # -- end --------------------------------------------------------------------------------------------------------
 
-    def _members(self) -> list[tree.Process]:
+    def _members(self) -> list[processes.Process]:
         # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is its child.
         parent = [self.runner] if self.runner and self.runner == os.getppid() else []
-        found = tree.members(
+        found = processes.members(
             self.job.jid,
-            roots=[self._pid] if self.subreaper else parent,
+            roots=[self._course.pid] if self.subreaper else parent,
             session=self._session,
-            spared={self._pid, os.getpid(), self.runner},  # a child of ours may ask, too
+            spared={self._course.pid, os.getpid(), self.runner},  # a child of ours may ask, too
             marked=not self.subreaper,
         )
         if self.request.get("standby"):
-            found = [one for one in found if not tree.serves(one.pid, self.job.jid)]
+            found = [one for one in found if not processes.serves(one.pid, self.job.jid)]
         return cgroup.joined(found, self._groups, self.job.jid)
 
     def _end_tree(self, state: str, how: Record) -> None:
@@ -740,7 +712,7 @@ class Keeper:
         kill_at = min(self._grace_until(), time.monotonic() + how["grace"])
         self.ending = {"reason": None, **how, "state": state, "survivors": [], "kill_at": kill_at}
         self._note("ending", self.ending)
-        left = tree.end(
+        left = processes.end(
             self._members,
             number=how["signal"],
             grace=how["grace"],
@@ -752,7 +724,7 @@ class Keeper:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
             self._note("ending", self.ending)
         if not self.subreaper:  # else whatever leaves its parent becomes ours, hidden or not
-            self.ending["unseen"] = tree.is_blind()
+            self.ending["unseen"] = processes.is_blind()
 
     def _pause(self, seconds: float) -> bool:
         self._wait(seconds)
@@ -782,7 +754,7 @@ class Keeper:
             end = float("inf") if self.exited is None else self.exited["monotonic"]
             record = schema.with_reports(record, hearing.shown(record, end))
         known = self.exited is not None
-        return looking.finish(
+        return status.finish(
             self.job,
             dict(record, **streams),
             state="exited" if known else schema.LOST,
@@ -803,10 +775,10 @@ class Keeper:
         self._streams.renew(self.job)
         self._limit_output()
         if self.command:
-            self._hearing().take(reports.BACKLOG)
+            self._hearing().take(notify_socket.BACKLOG)
         final = self._final(self._shown())
-        if self._why_no_more:
-            final["msg"] += "; it was not tried again: " + self._why_no_more
+        if self._course.why_no_more:
+            final["msg"] += "; it was not tried again: " + self._course.why_no_more
         error = self._streams.error or output_error(self.job, probe=True)
         if error and final["reason"] != schema.NOT_STARTED:
             final.update(truncated=True, output_error=error)
@@ -823,8 +795,8 @@ class Keeper:
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
             self._reap()  # what it had not reaped, if it was killed just now
-        if self._post is not None and self._post.pid:
-            os.waitpid(self._post.pid, 0)  # it has seen that the job is over
+        if self._course.post is not None and self._course.post.pid:
+            os.waitpid(self._course.post.pid, 0)  # it has seen that the job is over
         cgroup.remove(self._groups)
 
     def _excerpts(self) -> Record:
@@ -855,7 +827,7 @@ def adopt(job: Job, borrowed: list[int], plan: Plan | None = None) -> None:
     try:
         private = job.read_record()[schema.PRIVATE]
     except (MissingRecord, DamagedRecord):
-        reports.discard(job)
+        notify_socket.discard(job)
         return  # nothing tells what to enforce; every look says so, and the runner will ask again
     if not _can_see(private) or (plan is None and job.is_held("standby")):
         return
@@ -864,22 +836,9 @@ def adopt(job: Job, borrowed: list[int], plan: Plan | None = None) -> None:
         os.close(fd)
     if lock is None:
         return
-    keeper = None
-    while keeper is None:
-        try:
-            record = job.read_record()
-            if _is_out_of_reach(record, plan):
-                return
-            if record["state"] == schema.QUEUED and job.is_held("runner"):
-                time.sleep(
-                    standby.LOOK_INTERVAL
-                )  # what was about to start may still write; it will not run
-                continue
-            keeper = _successor(job, record, lock, plan)
-        except MISHAPS:
-            log_loss(job)
-            time.sleep(runner.RECORD_INTERVAL)
-    keeper.supervise()
+    keeper = _successor(job, lock, plan)
+    if keeper is not None:
+        keeper.supervise()
 
 
 def _is_out_of_reach(record: Record, plan: Plan | None) -> bool:
@@ -889,13 +848,30 @@ def _is_out_of_reach(record: Record, plan: Plan | None) -> bool:
 
 def _can_see(private: Record) -> bool:
     """Tell whether the pids in a record mean to us what they meant to who wrote it."""
-    if private["boot_id"] != store.boot_id():
+    if private["boot_id"] != host.boot_id():
         return False  # after a reboot none of its processes is left: who has their pids now is a stranger
     # In another namespace we would not see its processes, or know them by other pids.
-    return private.get("pid_namespace", 0) in (0, store.pid_namespace())
+    return private.get("pid_namespace", 0) in (0, host.pid_namespace())
 
 
-def _successor(job: Job, record: Record, lock: int, plan: Plan | None) -> Keeper:
+def _successor(job: Job, lock: int, plan: Plan | None) -> Keeper | None:
+    """Return a keeper that has taken over; None if there is nothing left to keep. It tries for as long as it takes."""
+    while True:
+        try:
+            record = job.read_record()
+            if _is_out_of_reach(record, plan):
+                return None
+            if record["state"] != schema.QUEUED or not job.is_held("runner"):
+                return _taken_over(job, record, lock, plan)
+            time.sleep(
+                standby.LOOK_INTERVAL
+            )  # what was about to start may still write; it will not run
+        except MISHAPS:
+            log_loss(job)
+            time.sleep(runner.RECORD_INTERVAL)
+
+
+def _taken_over(job: Job, record: Record, lock: int, plan: Plan | None) -> Keeper:
     """Return a keeper that has taken over. If that fails, nothing of it is left open."""
     asked: Record = {"max_timeout": None, "watchdog": None, "timeout": record["timeout"]}
     asked.update(record[schema.PRIVATE], retry=None, timeout_total=record.get("timeout_total"))

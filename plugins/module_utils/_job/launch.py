@@ -10,12 +10,12 @@ import re
 import shlex
 import time
 
-from . import containment, launcher, naming, quantities, retrying, schema, store
+from . import containment, host, launcher, naming, quantities, retrying, schema
 from .call import requester
 from .errors import JobError
-from .folder import MissingRecord
 from .poll_plan import plain, poll_plan
 from .printable import printable
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
 
     :raises JobError: naming the parameter that is wrong.
     """
-    store.require_proc()
+    host.require_proc()
     params = quantities.checked(params)
     max_timeout, timeout = params["max_timeout"], params["timeout"]
     if max_timeout and not 0 < timeout <= max_timeout:
@@ -112,7 +112,7 @@ def _check_size(request: Record) -> None:
 def _contained(params: dict[str, Any]) -> Record:
     """Return what a request says of containment and limits, see launcher. :raises JobError: it cannot be had."""
     found = {name: params[name] for name in schema.LIMITS}
-    simple = params["containment"] != schema.SYSTEMD and not store.runs_systemd()
+    simple = params["containment"] != schema.SYSTEMD and not host.runs_systemd()
     if simple and set(found.values()) == {None}:
         return dict(found, containment=schema.PROCESS)
     return containment.checked(params)
@@ -189,7 +189,7 @@ def _warn(call: Call, requests: list[Record], answers: list[Record], no_unit: st
     bare = [one for one, answer in found if _reached(answer) == schema.PROCESS]
     if no_unit and any(one["containment"] == schema.AUTO for one in bare):
         call.warn("containment=auto could only reach containment=process: %s" % no_unit)
-    if bare and store.runs_systemd():
+    if bare and host.runs_systemd():
         doom = containment.doom()
         if doom:
             call.warn(doom)
@@ -274,7 +274,7 @@ def adopt(where: Store, jids: list[str]) -> None:
 def _order(where: Store, request: Record) -> Record:
     """Return a request for the launcher, with what it must know of this machine."""
     wanted = any(job["containment"] != schema.PROCESS for job in request["jobs"])
-    needs_unit = store.runs_systemd() and bool(wanted or request.get("adopt"))
+    needs_unit = host.runs_systemd() and bool(wanted or request.get("adopt"))
     manager = containment.manager()[0] if needs_unit else ""
     return dict(request, async_dir=where.path, manager=manager)
 

@@ -37,14 +37,16 @@ import os
 import select
 import sys
 
-from . import looking, lookups, schema, stopping, unit
+from . import prewarm, removing, schema, status, stopping, unit
 from .errors import JobError
-from .folder import log_loss
+from .host import require_proc
+from .job import log_loss
 from .keeper import Keeper, adopt
+from .names import lock_name
+from .queueing import Turn
 from .runner import Inheritance, read_all
 from .standby import Plan
-from .store import Store, require_proc
-from .turn import Turn
+from .store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,9 +110,9 @@ class Launcher:
             _send(self._request, json.dumps(request).encode())
         except BrokenPipeError:  # what it died of is in the errors
             pass
-        data, errors, status = self._end()
+        data, errors, code = self._end()
         if not data:
-            told = (status, errors.decode("utf-8", "replace").strip()[-2000:])
+            told = (code, errors.decode("utf-8", "replace").strip()[-2000:])
             raise JobError("the launcher gave no answer (wait status %d): %s" % told)
         found: Record = json.loads(data)
         return found
@@ -122,8 +124,8 @@ class Launcher:
     def _end(self) -> tuple[bytes, bytes, int]:
         os.close(self._request)
         data, errors = read_all(self._answer), read_all(self._errors)
-        _pid, status = os.waitpid(self._pid, 0)
-        return data, errors, status
+        _pid, code = os.waitpid(self._pid, 0)
+        return data, errors, code
 
 
 _ready: list[Launcher] = []
@@ -169,7 +171,7 @@ def _redirect(answer: int, errors: int) -> None:
 def answer(request: Record) -> Record:
     """Launch what is asked for. The answer tells about each job by itself."""
     inheritance = Inheritance()
-    lookups.look_up(sys.modules[__name__])
+    prewarm.look_up(sys.modules[__name__])
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.
@@ -330,7 +332,7 @@ class Launch:
 
     def lock_name(self, store: Store, *, wait: bool) -> None:
         """Take the lock of the name, see ``Store.lock_name``."""
-        self._fds["name"] = store.lock_name(self.request["name"], wait=wait)
+        self._fds["name"] = lock_name(store, self.request["name"], wait=wait)
 
     def prepare(self, store: Store, turn: Turn, enclosure: unit.Unit) -> None:
         """Make the job's folder and take its locks: whoever comes later finds it held, however slow its keeper is."""
@@ -355,7 +357,7 @@ class Launch:
                 text = "watchdog cannot be used in async_dir %s: its file system takes no sockets"
                 raise JobError(text % store.path)
         except BaseException:
-            job.remove()
+            removing.remove(job)
             raise
         self.job, self._turn = job, turn
 
@@ -375,7 +377,7 @@ class Launch:
         except OSError as error:
             self._pid = -1
             self.answer = _error(keeper.job.store.failure(error))
-            keeper.job.remove()
+            removing.remove(keeper.job)
         if self._pid == 0:
             for place in range(0, len(others), 2):
                 os.closerange(others[place], others[place + 1])
@@ -437,7 +439,7 @@ def _without_launch(store: Store, request: Record) -> Record | None:
     """Answer a request whose name says that there is nothing to launch; None if there is."""
     if request["name"] is None:
         return None
-    job, record = looking.latest(store, request["name"])
+    job, record = status.latest(store, request["name"])
     decision = schema.decide(
         record, request["spec"], on_conflict=request["on_conflict"], rerun=request["rerun"]
     )

@@ -13,9 +13,9 @@ import heapq
 import re
 import time
 
-from . import looking, schema
+from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Listing:
         job = self._where.job(jid)
         try:
             settle = time.monotonic() < self._settle_until
-            record = looking.judged(job, settle=settle)
+            record = status.judged(job, settle=settle)
         except (JobError, OSError) as error:  # one job is not to hide the others
             record = _unknown(jid, job.results_file, str(error))
         finally:
@@ -127,7 +127,7 @@ class Listing:
         for found in jobs:
             job = self._where.job(found["ansible_job_id"])
             try:
-                full = looking.look(job, show=output, settle=False)
+                full = status.look(job, show=output, settle=False)
             except (MissingRecord, JobError, OSError):
                 continue
             finally:

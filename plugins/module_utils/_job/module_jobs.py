@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Launching what an action plugin has prepared: a module of Ansible. Private to the collection.
 
-What the action plugin sends, for each module (see plugins/plugin_utils/_prepare.py)::
+What the action plugin sends, for each module (see plugins/plugin_utils/_action_capture.py)::
 
     {"module": "ansible.builtin.copy",          what the user calls it
      "unneeded": null,                          why there is nothing to launch

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 
-from . import looking, schema
+from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .record_io import MissingRecord
 
 try:
     from _sha2 import sha256  # type: ignore[import-not-found]  # hashlib, and so hmac, would load OpenSSL
@@ -87,7 +87,7 @@ def predict(where: Store | None, request: Record) -> tuple[str, Job | None]:
     """
     if where is None or request["name"] is None:
         return schema.START, None
-    job, record = looking.latest(where, request["name"], settle=False)
+    job, record = status.latest(where, request["name"], settle=False)
     if job is None or record is None:
         return schema.START, None
     spec = specification(request, key_of(where, create=False))
@@ -105,7 +105,7 @@ def found(job: Job, decision: str, *, settle: bool) -> Record:
 
     :raises MissingRecord: it has been removed since.
     """
-    result = dict(looking.look(job, settle=settle), changed=False, attached=False)
+    result = dict(status.look(job, settle=settle), changed=False, attached=False)
     if decision == schema.ATTACH:
         text = "attached to job %s (%s)" % (result["name"], result["ansible_job_id"])
         result.update(attached=True, failed=False, msg=text)
@@ -117,7 +117,7 @@ def diff(where: Store, request: Record, *, create: bool) -> Record:
 
     :param create: whether the async dir's key may be made, see ``key_of``.
     """
-    _job, record = looking.latest(where, request["name"], settle=False)
+    _job, record = status.latest(where, request["name"], settle=False)
     before: Record = {"cmd": None}
     if record is not None:
         before = _shown(record.get(schema.PRIVATE, {}).get("spec") or {}, record["cmd"])

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import time
 
-from . import looking, removing, schema, store
+from . import host, removing, schema, status
 from .errors import JobError
-from .folder import DamagedRecord, MissingRecord, is_ours
+from .names import latest_job, mend_name
+from .record_io import DamagedRecord, MissingRecord, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Pruning:
         os.fsync(self._where.fd)
         for name in removing.names(self._where):
             jids = sorted(self._names.get(name, ()), key=_launched, reverse=True)
-            self._where.mend_name(name, jids)
+            mend_name(self._where, name, jids)
         removing.sweep(self._where)
         return removed, refused
 
@@ -205,7 +206,7 @@ def _remove_in_passing(job: Job, seconds: float, clocks: _Clocks) -> None:
         ):
             removing.discard(job, durably=False)
             if found.name is not None:
-                job.store.mend_name(found.name)
+                mend_name(job.store, found.name)
     except (MissingRecord, JobError, OSError):
         # Removed at this moment, or what cannot be judged or removed: job_prune says why.
         pass
@@ -217,7 +218,7 @@ def _is_needed(job: Job, record: Record) -> bool:
     """Tell whether a record may keep work from being done again: ``rerun`` asks the latest job of a name."""
     if record["name"] is None or record[schema.PRIVATE]["rerun"] == "always":
         return False
-    latest = job.store.latest(record["name"])
+    latest = latest_job(job.store, record["name"])
     return latest is not None and latest.jid == job.jid
 
 
@@ -226,7 +227,7 @@ class _Clocks:
 
     def __init__(self) -> None:
         self.now = time.time()
-        self._boot_id = store.boot_id()
+        self._boot_id = host.boot_id()
         self._offset = self.now - time.monotonic()
 
     def age(self, record: Record, when: float) -> float:
@@ -254,7 +255,7 @@ def _finished(job: Job, clocks: _Clocks, *, settle: bool) -> tuple[Finished | No
     except DamagedRecord:
         known = False
     if not known:
-        record = looking.judged(job, settle=settle)
+        record = status.judged(job, settle=settle)
         if not record["finished"]:
             return None, record
         if schema.PRIVATE in record:

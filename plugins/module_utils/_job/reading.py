@@ -13,12 +13,12 @@ import os
 import select
 import time
 
-from . import looking, output, schema
+from . import output, schema, status
 from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .folder import Job
+    from .job import Job
     from .schema import Record
 
 RECHECK_INTERVAL = 0.1  # seconds between two looks at the size of a stream
@@ -107,9 +107,9 @@ class Reader:
         """Take the job's bell, then look at it, so that nothing that happens after the look is missed."""
         if self._bell >= 0:
             os.close(self._bell)
-        bell = looking.bell(self._job)
+        bell = status.bell(self._job)
         self._bell = -1 if bell is None else bell
-        self.record: Record = looking.judged(self._job, settle=self._settle)
+        self.record: Record = status.judged(self._job, settle=self._settle)
 
     def _look_again(self) -> None:
         self._look()
@@ -125,7 +125,7 @@ class Reader:
         except (
             OSError
         ):  # the builtin's, or somebody has removed the file: the final record holds what it holds
-            found = looking.look(self._job, settle=False)
+            found = status.look(self._job, settle=False)
             return _Text(found[self._stream])
         return _File(fd, is_limited=bool(private.get("output_limit", True)))
 

@@ -10,12 +10,13 @@ import time
 
 from . import files, schema
 from .errors import JobError
-from .folder import lock_record
+from .names import mend_name
+from .record_io import DamagedRecord, MissingRecord, lock_record
 from .store import LONGEST_PAUSE, PRUNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .folder import Job
+    from .job import Job
     from .store import Store
 
 JOBS = "jobs"  # where folders of jobs lie
@@ -24,6 +25,17 @@ ABANDONED_AFTER = 86400  # seconds; no launch takes as long between its first fi
 CLAIM = (
     1.0  # seconds for which other launches leave a look for old jobs to the one that has begun it
 )
+
+
+def remove(job: Job) -> None:
+    """Remove a job's record, its folder, and the name with the last of its jobs. Errors: see :func:`discard`."""
+    try:
+        name = job.read_record(brief=True).get("name")
+    except (MissingRecord, DamagedRecord):
+        name = None
+    discard(job)
+    if isinstance(name, str) and schema.valid_name(name):
+        mend_name(job.store, name)
 
 
 def discard(job: Job, *, durably: bool = True) -> bool:

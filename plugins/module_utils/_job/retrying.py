@@ -80,8 +80,10 @@ def checked(params: dict[str, Any]) -> Record:
     :param params: those of a launch, with durations in seconds.
     :raises JobError: naming the parameter that is wrong.
     """
-    given = {name: params.get(name) for name in DEFAULTS}
-    params = {**params, **{name: DEFAULTS[name] for name in DEFAULTS if given[name] is None}}
+    params = {
+        **params,
+        **{name: value for name, value in DEFAULTS.items() if params.get(name) is None},
+    }
     total, timeout, retries = params["timeout_total"], params["timeout"], params["retries"]
     if total and timeout > total:
         raise JobError(

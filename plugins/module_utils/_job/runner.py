@@ -13,9 +13,10 @@ import select
 import signal
 import time
 
-from . import cgroup, kernel, reports, shutdown, unit
+from . import cgroup, kernel, notify_socket, shutdown, unit
 from .errors import MISHAPS, SHORTAGES
-from .folder import DamagedRecord, MissingRecord, log_loss
+from .job import log_loss
+from .record_io import DamagedRecord, MissingRecord
 from .schema import ATTEMPT, COOKIE, NAME
 
 TYPE_CHECKING = False
@@ -387,7 +388,7 @@ def _become_command(
         ]
         for target, source in enumerate(sources):
             os.dup2(source, target)
-        addresses = reports.environment(job, request, os.getppid())
+        addresses = notify_socket.environment(job, request, os.getppid())
         unit.enter(request)
         if os.read(outfit.gate_out, 1) != b"":
             inheritance.restore()
@@ -429,7 +430,7 @@ def _failure(error: Exception, parameter: str, subject: str) -> bytes:
 
 def _environment(jid: str, request: Record, addresses: dict[str, str]) -> dict[str, str]:
     environment = dict(os.environ)
-    for name in (*reports.INHERITED, NAME):
+    for name in (*notify_socket.INHERITED, NAME):
         environment.pop(name, None)
     environment.update(addresses)
     environment.update(request["env"])  # the user's own wins: an empty NOTIFY_SOCKET is none

@@ -183,8 +183,7 @@ class Evidence:
     """What can be seen of a job whose record is not final.
 
     :param queued: whether the record says that the job has not had its turn yet.
-    :param keeper: whether somebody holds the keeper's lock.
-    :param standby: whether somebody holds the lock of the one who gives the job its next keeper.
+    :param keeper: whether somebody holds the keeper's lock, or that of the standby, which gives the job its next one.
     :param runner: whether somebody holds the runner's lock.
     :param exited: whether a valid exit record exists.
     :param same_boot: whether the machine has not been rebooted since the launch.
@@ -193,10 +192,7 @@ class Evidence:
     :param damaged: whether the record or the exit record is there and cannot be understood.
     """
 
-    __slots__ = (
-        *("command", "damaged", "exited", "keeper", "left", "queued", "runner", "same_boot"),
-        "standby",
-    )
+    __slots__ = ("command", "damaged", "exited", "keeper", "left", "queued", "runner", "same_boot")
 
     def __init__(
         self,
@@ -204,7 +200,6 @@ class Evidence:
         queued: bool,
         keeper: bool,
         same_boot: bool,
-        standby: bool = False,
         runner: bool = False,
         exited: bool = False,
         command: bool = False,
@@ -213,7 +208,6 @@ class Evidence:
     ) -> None:
         self.queued = queued
         self.keeper = keeper
-        self.standby = standby
         self.runner = runner
         self.exited = exited
         self.same_boot = same_boot
@@ -229,10 +223,7 @@ def verdict(evidence: Evidence) -> tuple[str, str | None]:
     the state is then what :func:`outcome` makes of it.
     """
     if evidence.keeper:
-        # With an exit record too: its keeper is about to write the final record.
-        return (QUEUED if evidence.queued else RUNNING), None
-    if evidence.standby and evidence.same_boot:
-        # Whatever the exit record says: the next keeper decides whether that was the last attempt.
+        # With an exit record too: a keeper is about to write the final record, or to try again.
         return (QUEUED if evidence.queued else RUNNING), None
     if evidence.left and evidence.same_boot and not evidence.queued:
         return RUNNING, UNSUPERVISED  # whoever ended it was killed before all of it was gone

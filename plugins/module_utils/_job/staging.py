@@ -21,8 +21,10 @@ import json
 import os
 import shlex
 
-from . import folder
+from . import removing
 from .errors import JobError
+from .job import open_module_file
+from .record_io import MODULE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ class Staged:
 
     def discard(self) -> None:
         """Remove the files, and the folder: there will be no such job."""
-        self._job.remove()
+        removing.remove(self._job)
 
 
 def stage(
@@ -150,14 +152,14 @@ def _opened(path: str) -> int:
 
 def _fill(staged: Staged, job: Job, payload: Payload, tmpdir: str, extra: dict[str, str]) -> None:
     """Write the files of a module, and work out what to exec."""
-    os.close(folder.stage(job, [SCRATCH]))
+    os.close(open_module_file(job, [SCRATCH]))
     if tmpdir:
         payload.put(tmpdir, _own(job, SCRATCH))
     for number, (stands, path) in enumerate(sorted(extra.items())):
         # Each under its own name, which modules look at, so each in a folder of its own.
         name = os.path.basename(path)
         with open(_opened(path), "rb") as source, open(
-            folder.stage(job, [str(number)], name, executable=True), "wb"
+            open_module_file(job, [str(number)], name, executable=True), "wb"
         ) as sink:
             piece = source.read(PIECE)
             while piece:
@@ -168,15 +170,15 @@ def _fill(staged: Staged, job: Job, payload: Payload, tmpdir: str, extra: dict[s
         staged.argv = [*payload.interpreter, payload.content.decode("utf-8", "surrogateescape")]
         return
     binary = not payload.interpreter
-    _write(folder.stage(job, [], payload.name, executable=binary), payload.content)
+    _write(open_module_file(job, [], payload.name, executable=binary), payload.content)
     staged.argv = [*payload.interpreter, _own(job, payload.name)]
     if payload.args is not None:
-        _write(folder.stage(job, [], "args"), payload.args)
+        _write(open_module_file(job, [], "args"), payload.args)
         staged.argv.append(_own(job, "args"))
 
 
 def _own(job: Job, *names: str) -> str:
-    return job.path(os.path.join(folder.MODULE, *names))
+    return job.path(os.path.join(MODULE, *names))
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -17,16 +17,16 @@ import time
 
 from . import runner
 from .errors import MISHAPS
-from .folder import DamagedRecord, MissingRecord
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, NoReturn
 
+    from .queueing import Turn
     from .runner import Inheritance
     from .schema import Record
     from .store import Job
-    from .turn import Turn
 
     Adopt = Callable[[Job, "list[int]", "Plan"], None]
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import signal
 import time
 
-from . import schema, stopping, store, tree
+from . import host, processes, schema, stopping
 from .errors import JobError
-from .folder import DamagedRecord, Job, MissingRecord
+from .job import Job
 from .poll_plan import DEFAULT_GRACE
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,31 +126,31 @@ class Stopping:
     def _end_left(self) -> None:
         """Try again to end what survived an earlier stop or deadline, and still carries its job's mark."""
 
-        def alive() -> dict[int, list[tree.Process]]:
+        def alive() -> dict[int, list[processes.Process]]:
             found = {}
             for place, job in self._left.items():
-                found[place] = tree.left(job.jid, self._waiter.found[place]["survivors"])
+                found[place] = processes.left(job.jid, self._waiter.found[place]["survivors"])
             return found
 
-        def find() -> list[tree.Process]:
+        def find() -> list[processes.Process]:
             # Only what is surely the job's is signalled.
             return [
                 one
-                for place, processes in alive().items()
-                for one in processes
-                if tree.is_marked(one.pid, self._left[place].jid)
+                for place, members in alive().items()
+                for one in members
+                if processes.is_marked(one.pid, self._left[place].jid)
             ]
 
         def pause(seconds: float) -> bool:
             time.sleep(seconds)
             return True
 
-        store.require_proc()
+        host.require_proc()
         if find():
-            tree.end(find, number=signal.SIGKILL, grace=0, pause=pause)
-        for place, processes in alive().items():
-            if processes:
-                names = ", ".join("%s (pid %d)" % (one.name, one.pid) for one in processes)
+            processes.end(find, number=signal.SIGKILL, grace=0, pause=pause)
+        for place, members in alive().items():
+            if members:
+                names = ", ".join("%s (pid %d)" % (one.name, one.pid) for one in members)
                 text = "job %s was ended before, but of its processes are still alive: %s"
                 self.refusals[place] = JobError(text % (self._left[place].jid, names))
 

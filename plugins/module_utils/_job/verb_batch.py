@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from . import launch, naming, schema
 from .errors import JobError
-from .folder import MissingRecord
 from .module_jobs import module_request, stage_part
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Waiting for many jobs at once, on the target. Private to the collection.
 
-One poll(2) watches the bells of all jobs (see _job.looking), so waiting costs no time of the processor, and only a job
+One poll(2) watches the bells of all jobs (see _job.status), so waiting costs no time of the processor, and only a job
 whose bell has rung is looked at again.
 """
 
@@ -14,10 +14,11 @@ import resource
 import select
 import time
 
-from . import looking, schema
+from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .names import latest_job
 from .printable import make_printable
+from .record_io import MissingRecord
 from .references import Reference
 
 TYPE_CHECKING = False
@@ -152,7 +153,7 @@ class Waiter:
         job, reference = self._jobs[number], self._meant[number]
         if job is not None:
             try:
-                found = looking.look(job, show="none", settle=self._settle)
+                found = status.look(job, show="none", settle=self._settle)
                 if found["finished"]:
                     self._bells.take_down(number)  # its keeper may still be there for a moment
                 return found
@@ -220,7 +221,7 @@ class Waiter:
         if job is None or show == "none":
             return found
         try:
-            full = looking.look(job, show=show, settle=self._settle)
+            full = status.look(job, show=show, settle=self._settle)
         except (MissingRecord, JobError):
             return found
         job.close()
@@ -307,7 +308,7 @@ class _Bells:
             job = self._jobs[number]
             if job is None or number in self._hung or len(self._hung) >= self._room:
                 continue
-            fd = looking.bell(job)
+            fd = status.bell(job)
             job.close()
             if fd is not None:
                 self._hung[number], self._numbers[fd] = fd, number
@@ -343,7 +344,7 @@ class _Bells:
 def _find(where: Store | None, reference: Reference) -> Job | None:
     if where is None or reference.failure is not None:
         return None
-    return where.job(reference.jid) if reference.jid else where.latest(str(reference.name))
+    return where.job(reference.jid) if reference.jid else latest_job(where, str(reference.name))
 
 
 def _absent(reference: Reference) -> Record:

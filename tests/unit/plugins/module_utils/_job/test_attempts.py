@@ -12,11 +12,11 @@ import time
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
+    processes,
     reading,
     schema,
+    status,
     stopping,
-    tree,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
@@ -38,7 +38,7 @@ def test_a_job_is_tried_again_until_it_succeeds(launcher, tmp_path):
     job = launcher.shell(
         f"{line}; [ $(wc -l < {tmp_path}/n) = 3 ]", retry=again(), name="again", spec={}
     )
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert outcome(found) == ("succeeded", 0, None)
     assert (found["attempt"], found["max_attempts"], found["stdout"]) == (3, 4, "try 3")
     tried = [(one["attempt"], one["state"], one["rc"], one["stdout"]) for one in found["attempts"]]
@@ -52,7 +52,7 @@ def test_a_job_is_tried_again_until_it_succeeds(launcher, tmp_path):
 
 def test_the_last_attempt_decides(launcher):
     job = launcher.shell("echo out; echo err >&2; exit 3", retry=again(retries=1))
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert outcome(found) == ("failed", 3, None)
     assert found["msg"].startswith(f"job {job.jid} failed: rc 3 (attempt 2 of 2)")
     assert [one["rc"] for one in found["attempts"]] == [3, 3]
@@ -61,7 +61,7 @@ def test_the_last_attempt_decides(launcher):
 def test_between_attempts_a_job_is_queued(launcher):
     job = launcher.shell("echo $DURABLE_JOB_ATTEMPT; exit 3", retry=again(delay=60, delay_max=60))
     until(lambda: job.read_record()["state"] == "queued", "the pause")
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["reason"], found["started"], found["rc"]) == (
         *("queued", "retry"),
         *(True, None),
@@ -79,14 +79,14 @@ def test_between_attempts_a_job_is_queued(launcher):
 
 
 def test_a_job_starts_later(launcher, tmp_path):
+    asked = time.time()
     job = launcher.shell(f"date +%s.%N > {tmp_path}/began", start_in=0.7)
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["reason"], found["started"]) == ("queued", "delayed", False)
-    launched = job.read_record()["durable_jobs"]["epoch"]
-    final = looking.wait(job, PATIENCE)
+    final = status.wait(job, PATIENCE)
     assert outcome(final) == ("succeeded", 0, None)
     began = float((tmp_path / "began").read_text(encoding="ascii"))
-    assert began - launched >= 0.7
+    assert began - asked >= 0.7
     assert final["start_at"] is None and final["start"] >= found["start_at"]
 
 
@@ -108,7 +108,7 @@ def test_jobs_that_start_later_let_others_of_their_batch_go_first(launcher, tmp_
     answers = launcher.raw(*shells, slots=1)
     assert [one["record"]["name"] for one in answers] == [name for name, _seconds in asked]
     for job in launcher.jobs:
-        assert looking.wait(job, PATIENCE)["state"] == "succeeded"
+        assert status.wait(job, PATIENCE)["state"] == "succeeded"
     order = (tmp_path / "order").read_text(encoding="ascii").split()
     assert order == ["first", "second", "late", "later"]
 
@@ -117,8 +117,10 @@ def test_what_an_attempt_leaves_behind_is_ended_before_the_next(launcher, tmp_pa
     pid = f"{tmp_path}/$DURABLE_JOB_ATTEMPT"
     line = f"setsid sh -c 'echo $$ > {pid}; exec sleep 60' & until [ -s {pid} ]; do :; done; exit 1"
     job = launcher.shell(line, retry=again(retries=2), grace=1)
-    assert len(looking.wait(job, PATIENCE)["attempts"]) == 3
-    alive = [tree.process(int((tmp_path / number).read_text(encoding="ascii"))) for number in "123"]
+    assert len(status.wait(job, PATIENCE)["attempts"]) == 3
+    alive = [
+        processes.process(int((tmp_path / number).read_text(encoding="ascii"))) for number in "123"
+    ]
     # What the last one leaves behind lives on, as after any job.
     assert [one is not None for one in alive] == [False, False, True]
 
@@ -127,18 +129,18 @@ def test_timed_out_attempts_are_tried_again_if_asked_for(launcher):
     job = launcher.shell(
         "sleep 60", retry=again(retries=1, on=["timed_out"]), timeout=0.2, grace=0.1
     )
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert outcome(found) == ("timed_out", -15, None)
     assert [one["state"] for one in found["attempts"]] == ["timed_out"] * 2
     other = launcher.shell("sleep 60", retry=again(), timeout=0.2, grace=0.1)
-    assert [one["state"] for one in looking.wait(other, PATIENCE)["attempts"]] == ["timed_out"]
+    assert [one["state"] for one in status.wait(other, PATIENCE)["attempts"]] == ["timed_out"]
 
 
 def test_all_attempts_together_have_a_limit(launcher):
     job = launcher.shell(
         "sleep 60", retry=again(on=["timed_out"]), timeout=0.5, timeout_total=0.8, grace=0.1
     )
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert outcome(found) == ("timed_out", -15, "timeout_total")
     assert [one["reason"] for one in found["attempts"]] == [None, "timeout_total"]
     assert "0.8 s for all attempts" in found["msg"]
@@ -146,7 +148,7 @@ def test_all_attempts_together_have_a_limit(launcher):
 
 def test_a_pause_for_which_there_is_no_time_is_not_made(launcher):
     job = launcher.shell("exit 3", retry=again(delay=60, delay_max=60), timeout_total=30)
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert outcome(found) == ("failed", 3, None) and len(found["attempts"]) == 1
 
 
@@ -155,7 +157,7 @@ def test_a_program_that_is_gone_counts_as_a_failed_attempt(launcher, tmp_path):
     program.write_text("#!/bin/sh\necho ran\nrm $0\nexit 1\n", encoding="ascii")
     program.chmod(0o700)
     job = launcher(str(program), retry=again(retries=2))
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert outcome(found) == ("failed", None, "not started")
     tried = [(one["attempt"], one["rc"], one["reason"], one["stdout"]) for one in found["attempts"]]
     assert tried == [
@@ -168,14 +170,14 @@ def test_a_program_that_is_gone_counts_as_a_failed_attempt(launcher, tmp_path):
 def test_the_output_of_earlier_attempts_is_kept_within_the_limit(launcher):
     line = "head -c 60000 /dev/zero; echo $DURABLE_JOB_ATTEMPT; [ $DURABLE_JOB_ATTEMPT = 4 ]"
     job = launcher.shell(line, retry=again(), output_limit=131072)
-    assert looking.wait(job, PATIENCE)["attempt"] == 4
+    assert status.wait(job, PATIENCE)["attempt"] == 4
     names = sorted(name for name in os.listdir(job.path("")) if name.startswith("stdout"))
     assert names == ["stdout", "stdout.2", "stdout.3"]
 
 
 def test_an_old_record_has_one_attempt(launcher):
     job = launcher.shell("echo out; exit 3")
-    looking.wait(job, PATIENCE)
+    status.wait(job, PATIENCE)
     record = job.read_record()
     for key in ("attempt", "max_attempts", "attempts", "start_at", "timeout_total"):
         del record[key]
@@ -188,7 +190,7 @@ def test_an_old_record_has_one_attempt(launcher):
 
 def test_no_log_hides_the_output_of_attempts(launcher):
     job = launcher.shell("echo secret; exit 3", retry=again(retries=1), no_log=True)
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert "secret" not in str(found) and len(found["attempts"]) == 2
 
 
@@ -203,7 +205,7 @@ def read(job, attempt=None, **how):
 
 def test_the_output_of_each_attempt_can_be_read(launcher):
     job = launcher.shell("echo try $DURABLE_JOB_ATTEMPT; exit 3", retry=again(retries=1))
-    looking.wait(job, PATIENCE)
+    status.wait(job, PATIENCE)
     assert read(job) == read(job, 2) == (2, "try 2\n", True)
     assert read(job, 1) == (1, "try 1\n", True)
     with pytest.raises(JobError, match="has no attempt 3: its latest one is 2"):
@@ -220,7 +222,7 @@ def test_the_output_of_the_next_attempt_can_be_waited_for(launcher, tmp_path):
     assert read(job) == (1, "", True)
     assert read(job, 2, seconds=PATIENCE) == (2, "begun\n", False)
     (tmp_path / "go").touch()
-    assert looking.wait(job, PATIENCE)["state"] == "succeeded"
+    assert status.wait(job, PATIENCE)["state"] == "succeeded"
 
 
 def test_an_attempt_that_never_comes_has_no_output(launcher):

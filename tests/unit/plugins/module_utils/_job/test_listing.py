@@ -11,7 +11,7 @@ import tracemalloc
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import schema, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, removing, schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.listing import UNKNOWN, Listing
 from ansible_collections.durable.jobs.tests.unit.support import until
@@ -112,7 +112,9 @@ def test_the_state_is_the_true_one_and_is_written_down_unless_it_may_not_be(laun
     pids = (keeper, runner, job.read_record()["durable_jobs"]["command"]["pid"])
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: all(tree.process(pid) is None or tree.process(pid).zombie for pid in pids))
+    until(
+        lambda: all(processes.process(pid) is None or processes.process(pid).zombie for pid in pids)
+    )
     assert jids(launcher, states=["running"], settle=False) == []
     assert jids(launcher, states=["lost"], settle=settle) == [job.jid]
     assert job.read_record()["finished"] is settle
@@ -295,5 +297,5 @@ def test_jobs_that_are_removed_meanwhile_are_not_there(launcher):
     first = next(found)[1]
     rest = [job for job in made if job.jid != first]
     for job in rest:
-        job.remove()
+        removing.remove(job)
     assert list(found) == [] and asked.missing == []

@@ -13,8 +13,8 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
 from ansible_collections.durable.jobs.plugins.module_utils._job.reading import UNSURE, Reader
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import MissingRecord
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 LONG = 60  # seconds; a wait that lasts so long has missed what it waited for

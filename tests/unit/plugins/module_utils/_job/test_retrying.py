@@ -210,8 +210,10 @@ def test_what_is_asked_for():
         "delay_max": 300,
         "jitter": 0.1,
     }
-    long = retrying.checked({**PARAMS, "retry_delay": 900.0})["retry"]
-    assert long["delay_max"] == 900, "a pause is never shorter than retry_delay"
+    long = retrying.checked({**PARAMS, "retry_delay": 900.0})
+    assert long["retry"] == {**found["retry"], "on": ["failed"], "delay": 900, "delay_max": 900}, (
+        "a pause is never shorter than retry_delay"
+    )
     assert retrying.checked({"timeout": 60, "rerun": "never"}) == {
         "start_in": 0,
         "timeout_total": None,

@@ -16,7 +16,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job.errors import Jo
 
 DESIGN = Path(_job.__file__).parents[3] / "docs" / "design.md"
 KINDS = (
-    *("queued", "keeper", "standby", "exited", "same_boot", "runner", "command", "left"),
+    *("queued", "keeper", "exited", "same_boot", "runner", "command", "left"),
     "damaged",
 )
 
@@ -28,7 +28,7 @@ def all_evidence():
 def documented_verdict(evidence):
     """Apply the table of docs/design.md: the first row that fits."""
     rows = re.findall(
-        r"^\| %s`(\S+)` \| ([^|]+) \|" % (r"(yes|no|any) \| " * 8),
+        r"^\| %s`(\S+)` \| ([^|]+) \|" % (r"(yes|no|any) \| " * 7),
         DESIGN.read_text(),
         re.M,
     )
@@ -36,7 +36,6 @@ def documented_verdict(evidence):
     seen = (
         evidence["queued"],
         evidence["keeper"],
-        evidence["standby"],
         evidence["exited"],
         evidence["same_boot"],
         evidence["runner"] or evidence["command"],
@@ -59,7 +58,7 @@ def test_verdict_never_lies(evidence):
     state, reason = schema.verdict(schema.Evidence(**evidence))
     started = not evidence["queued"]
     here = started and evidence["same_boot"]
-    kept = evidence["keeper"] or (evidence["standby"] and evidence["same_boot"])
+    kept = evidence["keeper"]
     alive = kept or (here and (evidence["runner"] or evidence["command"] or evidence["left"]))
     undecided = kept or (here and evidence["left"]) or not evidence["exited"]
     assert (state in (schema.RUNNING, schema.QUEUED)) == (alive and undecided), (

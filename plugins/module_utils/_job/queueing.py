@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from . import store
-from .folder import DamagedRecord, MissingRecord
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,12 +34,13 @@ class Turn:
             ahead  # who may be live among those before us; gets shorter with what is learnt
         )
         self.slots = slots
+        self._was_queued = 0 < slots <= len(ahead)
         self._unsettled = len(ahead)  # so many of them may not have had their turn
         self.bells: list[int] = []  # descriptors that hang up when something changes
 
     def must_wait(self) -> bool:
         """Tell whether a job of this place is queued at its launch."""
-        return 0 < self.slots <= len(self.ahead)
+        return self._was_queued
 
     def has_come(self, where: Store) -> bool:
         """Tell whether the job may start now. If not, watch :attr:`bells` and call :meth:`rest` before asking again.

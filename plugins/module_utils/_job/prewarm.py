@@ -14,14 +14,14 @@ import os
 import select
 from types import FunctionType, ModuleType
 
-from . import keeper, kernel, output, retrying, runner, standby, starter
+from . import course, keeper, kernel, output, retrying, runner, spawn, standby
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterable
 
 # The code that runs after a fork, beside the launcher's. Of all code it could be, but the table is small.
-_MODULES = (keeper, kernel, output, retrying, runner, standby, starter)
+_MODULES = (course, keeper, kernel, output, retrying, runner, spawn, standby)
 # Whose methods it uses without naming the type.
 _BUILTIN = (bytes, dict, list, memoryview, os.statvfs_result, str, type(select.poll()))
 

@@ -10,9 +10,10 @@ import json
 import os
 import time
 
-from . import cgroup, kernel, reports, runner, schema, store, tree, unit
+from . import cgroup, host, kernel, notify_socket, processes, removing, runner, schema, unit
 from .errors import JobError
-from .folder import Job
+from .job import Job
+from .names import forget_latest, set_latest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Starter:
         keeper = os.getpid()
 
         def write_down() -> bytes:
-            itself = tree.process(os.getpid())
+            itself = processes.process(os.getpid())
             command = {"pid": os.getpid(), "started": itself.started if itself else 0}
             start: Record = {"epoch": time.time(), "monotonic": time.monotonic()}
             start.update(runner=os.getppid(), command=command, ahead=ahead)
@@ -158,26 +159,26 @@ class Starter:
         self.recall()
         if self._request["name"] is not None:
             try:
-                self._job.store.forget_latest(self._request["name"], self._job.jid)
+                forget_latest(self._job.store, self._request["name"], self._job.jid)
             except OSError:
                 pass  # a full disk: a name that means a job which is not there means the one before it
         cgroup.remove(unit.groups(self._request))
-        self._job.remove()
+        removing.remove(self._job)
 
     def _new_record(self, keeper: int, due: float | None = None) -> Record:
         place = {
             "epoch": time.time(),
             "monotonic": time.monotonic(),
-            "boot_id": store.boot_id(),
-            "machine": store.machine(),
-            "pid_namespace": store.pid_namespace(),
-            "user": store.user_name(os.geteuid()),
+            "boot_id": host.boot_id(),
+            "machine": host.machine(),
+            "pid_namespace": host.pid_namespace(),
+            "user": host.user_name(os.geteuid()),
             "containment": schema.SYSTEMD if self._request.get("unit") else schema.PROCESS,
             "unit": self._request.get("unit"),
             "keeper": keeper,
             "due": due,
             "wait": 0.0 if due is None else due - kernel.boottime(),
-            "reports": reports.address(self._job, 0) is not None,
+            "reports": notify_socket.address(self._job, 0) is not None,
             "results_file": self._job.results_file,
             "stdout_file": self._job.path("stdout"),
             "stderr_file": self._job.path("stderr"),
@@ -187,7 +188,7 @@ class Starter:
     def _publish(self, record: Record) -> None:
         self._job.publish(record)
         if self._request["name"] is not None:
-            self._job.store.set_latest(self._request["name"], self._job.jid)
+            set_latest(self._job.store, self._request["name"], self._job.jid)
 
     def _fork_runner(
         self,
@@ -297,7 +298,7 @@ def _read(report: int, size: int) -> bytes:
 
 def refused(error: Record) -> JobError:
     """Return what to tell of a command that could not be exec'ed, see ``runner``."""
-    user = store.user_name(os.geteuid())
+    user = host.user_name(os.geteuid())
     told = (user, error["parameter"], error["subject"], error["strerror"])
     text = "cannot launch the job as user %s: %s %s: %s" % told
     if error["errno"] == errno.ENOENT and os.path.exists(error["subject"]):
