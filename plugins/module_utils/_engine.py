@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PARTS = (
     "__init__",
+    "adoption",
+    "attempts",
     "async_jobs",
     "builtin",
     "call",

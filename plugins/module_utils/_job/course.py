@@ -52,18 +52,15 @@ class Course:
             return []
         return [fd for fd in (self.timer, *self.post.opened()) if fd >= 0]
 
-    def post_standby(self, job: Job, poll: select.poll, adopt: standby.Adopt) -> None:
-        """See that somebody gives the job a new keeper if this one is killed, also while there is no runner to do it.
-
-        :param adopt: see ``standby.Post.take``.
-        """
+    def post_standby(self, job: Job, poll: select.poll) -> None:
+        """See that somebody gives the job a new keeper if this one is killed, also while there is no runner to do it."""
         if self.post is None or self.plan is None or time.monotonic() < self.post_due:
             return
         self.post_due = time.monotonic() + runner.ADOPT_INTERVAL
         try:
             if self.post.watch < 0:  # the one that was there has been killed
                 self.post = standby.Post(job)
-            self.post.take(job, self.plan, adopt)
+            self.post.take(job, self.plan)
         except MISHAPS:  # too many open files, or processes
             self.post.close()
         if self.post.watch >= 0:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -14,41 +13,36 @@ import time
 
 from . import (
     cgroup,
-    host,
     kernel,
     notify_socket,
     output,
     processes,
-    retrying,
     runner,
     schema,
     shutdown,
-    standby,
     status,
     stopping,
     unit,
 )
-from .course import Course
 from .errors import MISHAPS, JobError
 from .job import Job, log_loss, output_error
-from .record_io import DamagedRecord, MissingRecord
-from .spawn import NothingRanError, Starter, refused
+from .spawn import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .queueing import Turn
+    from .runner import Inheritance
     from .schema import Record
-    from .standby import Plan
+    from .standby import Adopt
 
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
 ORPHAN_INTERVAL = 0.5
-UNTIMED_SLEEP = 1.0  # seconds, where there is no clock to sleep by that also counts while the machine is suspended
 LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than a month
 
 
 class Keeper:
-    """Stays with one job from its launch to its final record. One process each.
+    """Stays with a job that starts at once and is not tried again, see attempts for the others. One process each.
 
     :param job: the job; its folder has been furnished.
     :param request: what the user asked for, see launcher.
@@ -65,6 +59,7 @@ class Keeper:
         self.gone = False  # is the command, and nobody can know its exit status; or it never was
         self.subreaper = False
         self._written = b""  # the record as we have written it, JSON
+        self._began = 0.0  # the monotonic clock when the command was started
         self._lock = lock
         self._wakeup = (-1, -1)
         self._report = -1
@@ -77,7 +72,6 @@ class Keeper:
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
         self._watch = -1  # of the runner of an adopted job
-        self._course = Course()
 
     @property
     def _groups(self) -> list[str]:
@@ -99,11 +93,6 @@ class Keeper:
             self._poll.register(self.job.inbox, select.POLLIN)
         if to_start:
             self._starter.open()
-        if self.request.get("standby"):
-            self._course.open(self.job, self._poll)
-            if self.request["start_in"] and not self._written:
-                self._course.due = kernel.boottime() + self.request["start_in"]
-                self._course.set_timer()
 
     def _open_stream(self, name: str) -> int:
         try:
@@ -117,7 +106,7 @@ class Keeper:
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
         own = [fd for fd in (*self._wakeup, self.job.inbox) if fd >= 0]
-        return self._streams.fds + own + self._course.opened() + self._starter.opened()
+        return self._streams.fds + own + self._starter.opened()
 
     def close(self) -> None:
         """Close them, and what :meth:`take_over` opened."""
@@ -128,117 +117,53 @@ class Keeper:
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(self, plan: Plan, borrowed: list[int]) -> bytes:
+    def launch(
+        self, inheritance: Inheritance, turn: Turn, lock: int, borrowed: list[int], adopt: Adopt
+    ) -> bytes:
         """Start the command and return the job's record, JSON.
 
-        :param plan: what the job is to do.
+        :param inheritance: what the command must find unchanged.
+        :param turn: the job's place in its batch.
+        :param lock: its lock ``turn``; -1 for a job that starts at once.
         :param borrowed: descriptors of the launcher's, which the runner must not hold open.
+        :param adopt: becomes the keeper of a job whose keeper has died, see adoption.
         :raises JobError: it could not be started; nothing of the job is left behind.
         """
-        self._course.plan = plan
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
-        self._course.post_standby(self.job, self._poll, adopt)
         try:
-            self._start(borrowed)
-        except BaseException:
-            self._starter.abandon()
-            raise
-        self._course.phase = retrying.RUNNING
-        return self._written
-
-    def enqueue(self, plan: Plan) -> bytes:
-        """Let the job exist as a queued one and return its record, JSON. Errors are those of :meth:`launch`."""
-        self._course.plan = plan
-        self._become_keeper()
-        self.subreaper = kernel.become_subreaper()
-        self._course.post_standby(self.job, self._poll, adopt)
-        try:
-            self._written = self._starter.accept(self._course.due or None)
+            self._start(inheritance, turn.ahead, borrowed, adopt)
         except BaseException:
             self._starter.abandon()
             raise
         return self._written
 
-    def _has_turn(self, turn: Turn) -> bool:
-        """Tell whether a job's turn has come; if not, only when something has changed."""
-        if turn.has_come(self.job.store):
-            return True
-        for bell in turn.bells:
-            self._poll.register(bell, 0)
-        try:
-            self._wait(turn.patience())
-        finally:
-            for bell in turn.bells:
-                self._poll.unregister(bell)
-        return False
-
-    def _start(self, borrowed: list[int]) -> None:
-        """Start an attempt. :raises JobError: it could not be. What there is of it must be recalled."""
-        plan = self._planned()
-        self.request["attempt"] = 1 + self._course.over_before
-        ahead = plan.turn.ahead
-        if self._course.over_before:
-            ahead = json.loads(self._written)[schema.PRIVATE]["ahead"]
-        ours = [*self._course.opened(), *((plan.lock,) if plan.lock >= 0 else ())]
-        begun = self._starter.start(
-            self._written,
-            plan.inheritance,
-            ahead,
-            [*borrowed, *ours],
-            lambda job, fds: adopt(
-                job, fds, plan.started() if self.request.get("standby") else None
-            ),
-        )
+    def _start(
+        self, inheritance: Inheritance, ahead: list[str], borrowed: list[int], adopt: Adopt
+    ) -> None:
+        begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
         self._streams.expect(self.job.fd)
         self._starter.open_gate()
-        self._written, self.command, self.runner, self._course.began, self._report = begun
-        self._course.first = self._course.first or self._course.began
+        self._written, self.command, self.runner, self._began, self._report = begun
         self._poll.register(self._report, select.POLLIN)
         if not self.subreaper:  # else whatever leaves its parent becomes ours
             command = json.loads(self._written)[schema.PRIVATE]["command"]
             self._session = (self.command, command["started"])
 
-    def _planned(self) -> Plan:
-        if self._course.plan is None:
-            raise JobError("nobody is left who knows how to start the command")
-        return self._course.plan
-
-    def _leave_queue(self) -> None:
-        """Let the next job of the batch look whether its turn has come."""
-        plan = self._course.plan
-        if plan is not None and (plan.turn.must_wait() or self.request.get("start_in")):
-            self.job.leave_queue(plan.lock)
-            plan.lock = -1
-            standby.tell_started(self.job)
-
     def _become_keeper(self) -> None:
         """Leave the launcher's session, and hear of our own children."""
-        self._course.pid = os.getpid()
         os.setsid()
         signal.set_wakeup_fd(self._wakeup[1])
 
     # -- adoption ---------------------------------------------------------------------------------------------------
 
-    def take_over(self, record: Record, plan: Plan | None) -> None:
+    def take_over(self, record: Record) -> None:
         """Be the keeper of a job that has lost its own. Its processes are not our descendants."""
-        self._written, self._course.plan = json.dumps(record).encode(), plan
+        self._written = json.dumps(record).encode()
         self.open(to_start=False)
         self._become_keeper()
         private = record[schema.PRIVATE]
-        self._course.first, self._course.over_before = (
-            private.get("first", 0.0),
-            len(record.get("attempts", ())),
-        )
-        self._course.post_standby(self.job, self._poll, adopt)
-        if record["state"] == schema.QUEUED:
-            self._course.phase = retrying.PAUSING if self._course.over_before else retrying.WAITING
-            self._course.due = private["due"] or 0.0
-            self._course.set_timer()
-            self._clear_slots()
-            return
-        self._course.phase = retrying.RUNNING
-        self.command, self._course.began = private["command"]["pid"], private["monotonic"]
+        self.command, self._began = private["command"]["pid"], private["monotonic"]
         started = private["command"]["started"]
         # The session of a command that was gone before we came may be a stranger's.
         if processes.is_command(self.command, started):
@@ -268,14 +193,7 @@ class Keeper:
             self._reap()  # if it has become our child, it may have ended since
 
     def _read_exit(self) -> None:
-        """Read the exit record. It may also say that the command has never been exec'ed, and why."""
-        told = self.job.slot("exit")
-        if told is None or "refused" not in told:
-            self.exited = told
-        elif self._course.plan is not None and not told["refused"]:
-            self._course.nothing_ran = True
-        elif self._course.plan is not None:
-            self.gone, self.ending = True, schema.not_started(refused(told["refused"]).msg)
+        self.exited = self.job.exit()
 
     # -- stay -------------------------------------------------------------------------------------------------------
 
@@ -289,115 +207,29 @@ class Keeper:
             except Exception as error:  # pylint: disable=broad-exception-caught  # we may be the only witness
                 if not until:
                     log_loss(self.job)
-                is_over = self._course.phase == retrying.OVER
-                if not until or not is_over:
+                if not until or not self._is_decided():
                     until = time.monotonic() + runner.RECORD_PATIENCE
-                if is_over and runner.is_final(error, until):
+                if self._is_decided() and runner.is_final(error, until):
                     raise  # nobody can write the end down: every look comes to a verdict by itself
                 time.sleep(runner.RECORD_INTERVAL)
         self._leave()
 
     def _stay(self) -> None:
         """Stay until the job has ended, and write its final record. It may be tried again if something goes wrong."""
-        steps = {
-            retrying.WAITING: self._await_start,
-            retrying.STARTING: self._begin,
-            retrying.RUNNING: self._attend,
-            retrying.CLEARING: self._clear,
-            retrying.PAUSING: self._await_start,
-        }
-        while self._course.phase != retrying.OVER:
-            event = steps[self._course.phase]()
-            self._course.phase = retrying.TABLE[self._course.phase, event]
+        self._attend()
         self._conclude()
 
-    def _await_start(self) -> str:
-        """Wait until an attempt may be started, or is not to be any more."""
-        while self._stop is None:
-            left = self._course.due - kernel.boottime()
-            if left <= 0:
-                break
-            self._wait(min(left, UNTIMED_SLEEP) if self._course.timer < 0 else None)
-        turn = self._planned().turn
-        while turn.must_wait() and not self._course.over_before and self._stop is None:
-            try:
-                if self._has_turn(turn):
-                    break
-            except MISHAPS:  # too many open files, for example: nobody can tell whose turn it is
-                time.sleep(runner.RECORD_INTERVAL)
-            turn.rest()
-        self._wait(0)  # who stops many asks us before those whose end gives us our turn
-        if self._stop is not None:
-            self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
-            event = retrying.STOP
-        elif shutdown.heard() and shutdown.is_under_way():
-            # The end of another job, for the same reason, may have made it our turn.
-            self.gone, self.ending = True, schema.shut_down(signal.SIGTERM)
-            event = retrying.SHUTDOWN
-        else:
-            return retrying.DUE
-        self._leave_queue()
-        return event
+    def _is_decided(self) -> bool:
+        """Tell whether nothing is left to do but to write the end down."""
+        return self._over()
 
-    def _begin(self) -> str:
-        """Start an attempt."""
-        if self.ending is not None:  # it could not be started, and more than that could not be done
-            return self._judge()
-        try:
-            if self._course.over_before:
-                self._renew_streams(self._course.over_before)
-                self.subreaper = kernel.become_subreaper()
-            self._start([])
-        except NothingRanError:
-            self._starter.recall()
-            return self._start_again()
-        except (OSError, JobError) as error:
-            return self._give_up(self._told(error))
-        self._leave_queue()
-        return retrying.BEGUN
-
-    def _give_up(self, why: JobError) -> str:
-        """Take note of an attempt that could not be started."""
-        self._starter.recall()
-        self._leave_queue()
-        self.gone, self.ending = True, schema.not_started(why.msg)
-        return self._judge()
-
-    def _start_again(self) -> str:
-        """Let the record say that an attempt of which nothing has run is still to come."""
-        time.sleep(standby.LOOK_INTERVAL)  # something kills processes of ours: no storm
-        try:
-            self._await_runner()
-            record = json.loads(self._written)
-            record = schema.pause(record, record["attempts"], kernel.boottime(), 0.0)
-            self._written = self._starter.by_hand(lambda: self._replaced(record))
-            self._clear_slots()
-        except (OSError, JobError) as error:
-            return self._give_up(self._told(error))
-        self._forget_attempt()
-        return retrying.ABORTED
-
-    def _renew_streams(self, over: int) -> None:
-        """Put the output of the last attempt aside."""
-        for fd in self._streams.fds:
-            os.close(fd)
-        limit = self.request["output_limit"]
-        self._streams = output.Streams([], limit)
-        self.job.renew_streams(over, limit)
-        fds: list[int] = []
-        for name in schema.STREAMS:
-            fds.append(self._open_stream(name))
-            self._streams = output.Streams(fds, limit)
-
-    def _attend(self) -> str:
-        """Stay with an attempt until it has ended."""
-        self._leave_queue()  # whoever died before us may not have done it
-        timeout, total = self.request["timeout"], self.request.get("timeout_total")
-        deadline = self._course.began + timeout if timeout else None
-        if self.request["watchdog"] or total:
+    def _attend(self) -> None:
+        """Stay until the command has ended, or has been ended."""
+        timeout = self.request["timeout"]
+        deadline = self._began + timeout if timeout else None
+        if self.request["watchdog"] or self.request.get("timeout_total"):
             deadline, _reason = self._next_limit()
-        if self.ending is not None and self.command and not self._over():
-            # a predecessor died while ending the tree
+        if self.ending is not None and self.command:  # a predecessor died while ending the tree
             was = self.ending
             self._end_tree(was["state"], dict({"grace": self.request["grace"]}, **was))
         while not self._over():
@@ -411,140 +243,10 @@ class Keeper:
                     self._end_tree(schema.TIMED_OUT, dict(how, reason=reason))
                     break
             self._wait(self._next_wake(deadline))
-            if not self._over():
-                self._limit_output()
-        if self._course.nothing_ran:
-            return self._start_again()
-        return self._judge()
-
-    def _judge(self) -> str:
-        """Say whether an attempt that has ended was the last one."""
-        if self._course.plan is None or self.request.get("retry") is None:
-            return retrying.ENDED
-        if self._reports is not None:
-            self._reports.take(notify_socket.BACKLOG)
-        self._await_runner()
-        answer = self._starter.by_hand(self._settled)
-        if not answer:
-            return retrying.ENDED
-        due, _blank, record = answer.partition(b" ")
-        self._course.due, self._course.paused = float(due), record
-        return retrying.AGAIN
-
-    def _settled(self) -> bytes:
-        """Return when the next attempt is (CLOCK_BOOTTIME), and the record of the pause; nothing if there is none.
-
-        The record is missing if something of the attempt is left, or if it could not be written.
-        """
-        total, now = self.request.get("timeout_total"), time.monotonic()
-        self._note_shutdown()
-        ended = self._final({})
-        pause = retrying.pause_after(
-            self.request["retry"],
-            ended,
-            number=ended["attempt"],
-            left=self._course.first + total - now if total and self._course.first else None,
-            chance=os.urandom(1)[0] / 255,
-        )
-        if pause is None:
-            return b""
-        since = now - self.exited["monotonic"] if self.exited is not None else 0.0
-        self._course.due = kernel.boottime() - since + pause
-        record = b""
-        if not self._members():
-            with contextlib.suppress(*MISHAPS):
-                record = self._note_pause()
-        return repr(self._course.due).encode() + b" " + record
-
-    def _clear(self) -> str:
-        """End what an attempt has left behind, and let the record say when the next one is."""
-        left = [] if self._course.paused else self._end_rest()
-        if left:
-            names = ", ".join("%s (pid %d)" % (one.name, one.pid) for one in left[:MAX_SURVIVORS])
-            self._course.why_no_more = "of it are still alive: " + names
-            return retrying.LEFT
-        until = time.monotonic() + runner.RECORD_PATIENCE
-        while not self._course.paused:
-            try:
-                self._course.paused = self._starter.by_hand(self._note_pause)
-                break
-            except (OSError, JobError) as error:
-                if self._stop is not None or time.monotonic() >= until:
-                    self._course.why_no_more = self._told(error).msg
-                    return retrying.LEFT
-            self._wait(runner.RECORD_INTERVAL)
-        self._written, self._course.paused = self._course.paused, b""
-        self._course.over_before += 1
-        self._forget_attempt()
-        return retrying.CLEARED
-
-    def _end_rest(self) -> list[processes.Process]:
-        return processes.end(
-            self._members,
-            number=self.request["stop_signal"],
-            grace=self.request["grace"],
-            pause=self._pause,
-            kill_at=self._kill_at,
-            at_once=lambda: cgroup.kill(self._groups, self.job.jid),
-        )
-
-    def _told(self, error: OSError | JobError) -> JobError:
-        return error if isinstance(error, JobError) else self.job.store.failure(error)
-
-    def _note_pause(self) -> bytes:
-        """Write the record of a job that pauses, and return it, JSON."""
-        cgroup.remove(self._groups)
-        self._limit_output()
-        final = self._final(self._shown())
-        wait = self._course.due - kernel.boottime()
-        record = schema.pause(json.loads(self._written), final["attempts"], self._course.due, wait)
-        answer = self._replaced(record)
-        self._clear_slots()
-        self._course.set_timer()
-        return answer
-
-    def _replaced(self, record: Record) -> bytes:
-        self.job.replace(record)
-        return json.dumps(record).encode()
-
-    def _clear_slots(self) -> None:
-        """Let nobody take the end of one attempt for that of the next."""
-        for slot in ("exit", "ending"):
-            self.job.clear(slot)
-
-    def _await_runner(self) -> None:
-        """Wait until the runner of an attempt has ended, which may be writing its exit record."""
-        if self.runner and self._watch < 0:
-            os.waitpid(self.runner, 0)
-            self.runner = 0
-        while self._watch >= 0:
-            if self.job.is_held("runner"):
-                self._wait(standby.LOOK_INTERVAL)
-            else:
-                self._close_polled(self._watch)
-                self._watch = -1
-
-    def _close_polled(self, fd: int) -> None:
-        self._poll.unregister(fd)
-        os.close(fd)
-
-    def _forget_attempt(self) -> None:
-        """Be ready for the next attempt."""
-        if self._report >= 0:
-            self._close_polled(self._report)
-            self._report = -1
-        self._starter.close()
-        self._starter = Starter(self.job, self.request, self._lock)
-        if self._reports is not None:
-            self._reports.leave()
-            self._reports = None
-        notify_socket.discard(self.job)
-        self.command = self.runner = 0
-        self.exited = self.ending = self._session = None
-        self.gone = self._course.nothing_ran = False
+            self._limit_output()
 
     def _over(self) -> bool:
-        return self.exited is not None or self.gone or self._course.nothing_ran
+        return self.exited is not None or self.gone
 
     def _next_limit(self) -> tuple[float, str | None]:
         """Return when the job is to be ended (monotonic clock), as far as is known now, and for what reason."""
@@ -555,8 +257,6 @@ class Keeper:
         limits: list[tuple[float, str | None]] = [(float("inf"), None)]
         if timeout:
             limits.append((hearing.deadline(timeout), None))
-        if self.request.get("timeout_total"):
-            limits.append((self._course.first + self.request["timeout_total"], schema.TOTAL))
         if watchdog and self.job.inbox >= 0:
             limits.append((hearing.heard + watchdog, schema.WATCHDOG))
         return min(limits, key=lambda limit: limit[0])
@@ -579,6 +279,12 @@ class Keeper:
         for fd, _events in self._poll.poll(milliseconds):
             if fd == self._wakeup[0]:
                 child_changed = self._woken(os.read(fd, 4096))
+            elif fd == self._report:
+                self._read_report()
+            elif fd == self._lock:
+                self._read_mail()
+            elif fd == self.job.inbox:
+                self._read_reports()
             else:
                 self._hear(fd)
         if self._reports is not None and self._reports.patience(None) == 0:
@@ -589,27 +295,11 @@ class Keeper:
             self._look_for_end()
 
     def _patience(self, seconds: float | None) -> float | None:
-        """Return how long to sleep at the most, and not beyond the moment at which we have something to do."""
-        if self._course.lacks_standby():
-            self._course.post_standby(
-                self.job, self._poll, adopt
-            )  # it was killed, or could not be forked
-            if self._course.lacks_standby():
-                most = runner.ADOPT_INTERVAL
-                seconds = most if seconds is None else min(seconds, most)
+        """Return how long to sleep at the most, and not beyond the moment at which there is something to do."""
         return seconds if self._reports is None else self._reports.patience(seconds)
 
     def _hear(self, fd: int) -> None:
-        """Read what others tell us through a descriptor."""
-        if fd == self._report:
-            self._read_report()
-        elif fd == self._lock:
-            self._read_mail()
-        elif fd == self.job.inbox:
-            self._read_reports()
-        elif self._course.post is not None and fd == self._course.post.watch:
-            self._close_polled(fd)
-            self._course.post.watch = -1
+        """Take note of what a further descriptor tells."""
 
     def _woken(self, signals: bytes) -> bool:
         """Take note of signals that have come; tell whether one of them tells of a child."""
@@ -627,7 +317,7 @@ class Keeper:
 
     def _hearing(self) -> notify_socket.Reports:
         if self._reports is None:
-            self._reports = notify_socket.Reports(self.job, self.request, self._course.began)
+            self._reports = notify_socket.Reports(self.job, self.request, self._began)
         return self._reports
 
     def _read_report(self) -> None:
@@ -677,7 +367,10 @@ class Keeper:
             elif pid == self.runner:
                 self.runner = 0
             else:
-                self._course.reaped(pid)
+                self._reaped(pid)
+
+    def _reaped(self, pid: int) -> None:
+        """Take note of a further child that has been collected."""
 
     def _limit_output(self) -> None:
         """Keep the output within its limit; and if there is more, ask whether the disk has room for it."""
@@ -690,18 +383,19 @@ class Keeper:
     # -- end --------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[processes.Process]:
+        return cgroup.joined(self._descendants(os.getpid()), self._groups, self.job.jid)
+
+    def _descendants(self, keeper: int) -> list[processes.Process]:
+        """Return the processes of the tree. A child of the keeper may ask, too."""
         # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is its child.
         parent = [self.runner] if self.runner and self.runner == os.getppid() else []
-        found = processes.members(
+        return processes.members(
             self.job.jid,
-            roots=[self._course.pid] if self.subreaper else parent,
+            roots=[keeper] if self.subreaper else parent,
             session=self._session,
-            spared={self._course.pid, os.getpid(), self.runner},  # a child of ours may ask, too
+            spared={keeper, os.getpid(), self.runner},
             marked=not self.subreaper,
         )
-        if self.request.get("standby"):
-            found = [one for one in found if not processes.serves(one.pid, self.job.jid)]
-        return cgroup.joined(found, self._groups, self.job.jid)
 
     def _end_tree(self, state: str, how: Record) -> None:
         """End every process of the job, and note why before the first signal.
@@ -747,8 +441,7 @@ class Keeper:
         """
         record = json.loads(self._written)
         if self.ending is not None and self.ending.get("reason") == schema.NOT_STARTED:
-            nothing = dict.fromkeys(("start", "end", "delta", "elapsed", "deadline"))
-            record.update(nothing, attempt=1 + len(record["attempts"]))
+            record = schema.unstarted(record)
         if self.command:
             hearing = self._hearing()
             end = float("inf") if self.exited is None else self.exited["monotonic"]
@@ -777,8 +470,7 @@ class Keeper:
         if self.command:
             self._hearing().take(notify_socket.BACKLOG)
         final = self._final(self._shown())
-        if self._course.why_no_more:
-            final["msg"] += "; it was not tried again: " + self._course.why_no_more
+        final["msg"] += self._remark()
         error = self._streams.error or output_error(self.job, probe=True)
         if error and final["reason"] != schema.NOT_STARTED:
             final.update(truncated=True, output_error=error)
@@ -789,14 +481,16 @@ class Keeper:
         self.job.conclude(final)
         self._hearing().close()
 
+    def _remark(self) -> str:
+        """Return what else is to be said of the end."""
+        return ""
+
     def _leave(self) -> None:
         """Tell whoever waits that the job has ended, and leave nothing of ours."""
         os.close(self._lock)  # wakes whoever waits for the end
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
             self._reap()  # what it had not reaped, if it was killed just now
-        if self._course.post is not None and self._course.post.pid:
-            os.waitpid(self._course.post.pid, 0)  # it has seen that the job is over
         cgroup.remove(self._groups)
 
     def _excerpts(self) -> Record:
@@ -814,71 +508,3 @@ class Keeper:
             self.job.fill(slot, content)
         except MISHAPS:
             pass  # the disk is broken: the final record is the next chance to say it
-
-
-def adopt(job: Job, borrowed: list[int], plan: Plan | None = None) -> None:
-    """Become the keeper of a job that has lost its own, and stay until it is finished.
-
-    Returns at once if there is a keeper, or nothing left to keep.
-
-    :param borrowed: descriptors to close when the lock has been taken.
-    :param plan: what the job is to do; None where nobody knows it.
-    """
-    try:
-        private = job.read_record()[schema.PRIVATE]
-    except (MissingRecord, DamagedRecord):
-        notify_socket.discard(job)
-        return  # nothing tells what to enforce; every look says so, and the runner will ask again
-    if not _can_see(private) or (plan is None and job.is_held("standby")):
-        return
-    lock = job.lock("keeper")
-    for fd in borrowed:
-        os.close(fd)
-    if lock is None:
-        return
-    keeper = _successor(job, lock, plan)
-    if keeper is not None:
-        keeper.supervise()
-
-
-def _is_out_of_reach(record: Record, plan: Plan | None) -> bool:
-    """Tell whether there is nothing to keep: the job is over, or nobody knows any more how to start it."""
-    return bool(record["finished"]) or (plan is None and record["state"] == schema.QUEUED)
-
-
-def _can_see(private: Record) -> bool:
-    """Tell whether the pids in a record mean to us what they meant to who wrote it."""
-    if private["boot_id"] != host.boot_id():
-        return False  # after a reboot none of its processes is left: who has their pids now is a stranger
-    # In another namespace we would not see its processes, or know them by other pids.
-    return private.get("pid_namespace", 0) in (0, host.pid_namespace())
-
-
-def _successor(job: Job, lock: int, plan: Plan | None) -> Keeper | None:
-    """Return a keeper that has taken over; None if there is nothing left to keep. It tries for as long as it takes."""
-    while True:
-        try:
-            record = job.read_record()
-            if _is_out_of_reach(record, plan):
-                return None
-            if record["state"] != schema.QUEUED or not job.is_held("runner"):
-                return _taken_over(job, record, lock, plan)
-            time.sleep(
-                standby.LOOK_INTERVAL
-            )  # what was about to start may still write; it will not run
-        except MISHAPS:
-            log_loss(job)
-            time.sleep(runner.RECORD_INTERVAL)
-
-
-def _taken_over(job: Job, record: Record, lock: int, plan: Plan | None) -> Keeper:
-    """Return a keeper that has taken over. If that fails, nothing of it is left open."""
-    asked: Record = {"max_timeout": None, "watchdog": None, "timeout": record["timeout"]}
-    asked.update(record[schema.PRIVATE], retry=None, timeout_total=record.get("timeout_total"))
-    keeper = Keeper(job, asked if plan is None else plan.request, lock)
-    try:
-        keeper.take_over(record, plan)
-    except BaseException:
-        keeper.close()
-        raise
-    return keeper

@@ -37,15 +37,14 @@ import os
 import select
 import sys
 
-from . import prewarm, removing, schema, status, stopping, unit
+from . import adoption, attempts, prewarm, removing, retrying, schema, status, stopping, unit
 from .errors import JobError
 from .host import require_proc
 from .job import log_loss
-from .keeper import Keeper, adopt
+from .keeper import Keeper
 from .names import lock_name
 from .queueing import Turn
 from .runner import Inheritance, read_all
-from .standby import Plan
 from .store import Store
 
 TYPE_CHECKING = False
@@ -171,7 +170,8 @@ def _redirect(answer: int, errors: int) -> None:
 def answer(request: Record) -> Record:
     """Launch what is asked for. The answer tells about each job by itself."""
     inheritance = Inheritance()
-    prewarm.look_up(sys.modules[__name__])
+    is_patient = request.get("slots") or any(map(retrying.is_patient, request["jobs"]))
+    prewarm.look_up(sys.modules[__name__], prewarm.PATIENT if is_patient else ())
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.
@@ -288,7 +288,7 @@ def adopt_all(store: Store, jids: list[str]) -> None:
             try:
                 os.close(ready_out)
                 _leave_stdio()
-                adopt(job, [ready_in])
+                adoption.adopt(job, [ready_in])
             except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
                 log_loss(job)
             finally:
@@ -351,7 +351,9 @@ class Launch:
                     raise JobError("cannot launch job %s: somebody else has its locks" % job.jid)
                 self._fds[role] = lock
             self._fds["out"], self._fds["in"] = os.pipe()
-            self.keeper = keeper = Keeper(job, self.request, self._fds["keeper"])
+            is_patient = queued or retrying.is_patient(self.request)
+            kind = attempts.PatientKeeper if is_patient else Keeper
+            self.keeper = keeper = kind(job, self.request, self._fds["keeper"])
             keeper.open(to_start=not queued)
             if self.request["watchdog"] and job.inbox < 0:
                 text = "watchdog cannot be used in async_dir %s: its file system takes no sockets"
@@ -475,12 +477,8 @@ def _be_keeper(
     answered = False
     try:
         _leave_stdio()
-        plan = Plan(keeper.request, inheritance, turn, turn_lock)
         try:
-            if turn_lock < 0:
-                record = keeper.launch(plan, list(borrowed.values()))
-            else:
-                record = keeper.enqueue(plan)
+            record = keeper.launch(inheritance, turn, turn_lock, list(borrowed.values()), adoption.adopt)
             answer = b'{"record": ' + record + b"}"
         except JobError as error:
             record, answer = b"", json.dumps(_error(error)).encode()

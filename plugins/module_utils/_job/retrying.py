@@ -116,6 +116,11 @@ def checked(params: dict[str, Any]) -> Record:
     return found
 
 
+def is_patient(request: Record) -> bool:
+    """Tell whether a job that is launched may have to wait, or more than one attempt counts, see attempts."""
+    return any(request.get(name) for name in ("start_in", "retry", "timeout_total"))
+
+
 def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 

@@ -366,6 +366,12 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
     }
 
 
+def unstarted(record: Record) -> Record:
+    """Return the record of a job of which an attempt could not be started."""
+    nothing = dict.fromkeys(("start", "end", "delta", "elapsed", "deadline"))
+    return dict(record, **nothing, attempt=1 + len(record["attempts"]))
+
+
 def begin(record: Record, start: Record) -> Record:
     """Return the record of a job of which an attempt is about to run.
 

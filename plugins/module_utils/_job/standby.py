@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .schema import Record
     from .store import Job
 
-    Adopt = Callable[[Job, "list[int]", "Plan"], None]
+    Adopt = Callable[..., None]  # adoption.adopt, or one that knows the plan
 
 HIGHEST = 4096  # no process of ours has as many descriptors
 LEAVE_QUEUE = b"t"  # what a keeper writes into our FIFO when the job has started
@@ -43,17 +43,22 @@ class Plan:
     :param inheritance: what the command must find unchanged.
     :param turn: the job's place in its batch.
     :param lock: its lock ``turn``; -1 if it has left the queue.
+    :param adopt: becomes the keeper of a job whose keeper has died; called in a process of its own, with
+        descriptors to close as soon as it holds the keeper's lock.
     """
 
-    def __init__(self, request: Record, inheritance: Inheritance, turn: Turn, lock: int) -> None:
+    def __init__(
+        self, request: Record, inheritance: Inheritance, turn: Turn, lock: int, adopt: Adopt
+    ) -> None:
         self.request = request
         self.inheritance = inheritance
         self.turn = turn
         self.lock = lock
+        self.adopt = adopt
 
     def started(self) -> Plan:
         """Return the plan of a job that has left the queue."""
-        return Plan(self.request, self.inheritance, self.turn, -1)
+        return Plan(self.request, self.inheritance, self.turn, -1, self.adopt)
 
 
 class Post:
@@ -92,18 +97,16 @@ class Post:
             os.close(fd)
         self.lock = self.bell = self.watch = -1
 
-    def take(self, job: Job, plan: Plan, adopt: Adopt) -> None:
+    def take(self, job: Job, plan: Plan) -> None:
         """Fork the standby, unless there is one.
 
-        :param adopt: becomes the keeper of a job whose keeper has died; called in a process of its own, with
-            descriptors to close as soon as it holds the keeper's lock.
         :raises OSError: too many processes.
         """
         if self.lock < 0:
             return
         pid = os.fork()
         if pid == 0:
-            _stand_by(job, plan, self, adopt)
+            _stand_by(job, plan, self)
         self.pid = pid
         for fd in (self.lock, self.bell):
             os.close(fd)
@@ -143,19 +146,19 @@ def tell_started(job: Job) -> None:
         os.close(fd)
 
 
-def _stand_by(job: Job, plan: Plan, post: Post, adopt: Adopt) -> NoReturn:
+def _stand_by(job: Job, plan: Plan, post: Post) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         plan.turn.bells = []  # the keeper's
         _close_all_but(2, job.store.fd, job.fd, job.inbox, post.lock, post.bell, plan.lock)
-        _serve(job, plan, post, adopt)
+        _serve(job, plan, post)
     except OSError:  # the folder has been removed
         pass
     finally:
         os._exit(0)
 
 
-def _serve(job: Job, plan: Plan, post: Post, adopt: Adopt) -> None:
+def _serve(job: Job, plan: Plan, post: Post) -> None:
     """See that the job has a keeper until it is over."""
     while True:
         is_alone, has_left = post.wait()
@@ -163,7 +166,7 @@ def _serve(job: Job, plan: Plan, post: Post, adopt: Adopt) -> None:
             os.close(plan.lock)
             plan.lock = -1
         while is_alone and not post.listen(job):
-            if _is_over(job) or _replace(job, plan, post.lock, adopt):
+            if _is_over(job) or _replace(job, plan, post.lock):
                 return
 
 
@@ -183,7 +186,7 @@ def _is_over(job: Job) -> bool:
         return False
 
 
-def _replace(job: Job, plan: Plan, lock: int, adopt: Adopt) -> bool:
+def _replace(job: Job, plan: Plan, lock: int) -> bool:
     """Give the job a new keeper; tell whether that has been found to be of no use."""
     if _has_given_up():
         return True
@@ -194,7 +197,7 @@ def _replace(job: Job, plan: Plan, lock: int, adopt: Adopt) -> bool:
             return False
     begun = time.monotonic()
     try:
-        runner.fork_keeper(job, lock, lambda one, borrowed: adopt(one, borrowed, plan))
+        runner.fork_keeper(job, lock, lambda one, borrowed: plan.adopt(one, borrowed, plan))
     except MISHAPS:
         pass  # too many open files, or processes
     if not job.is_held("keeper"):
