@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import time
 
@@ -36,9 +35,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .job import Job
     from .queueing import Turn
-    from .runner import Inheritance
     from .schema import Record
-    from .standby import Adopt, Plan
+    from .standby import Plan
 
 UNTIMED_SLEEP = 1.0  # seconds, where there is no clock to sleep by that also counts while the machine is suspended
 
@@ -65,19 +63,17 @@ class PatientKeeper(Keeper):
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(
-        self, inheritance: Inheritance, turn: Turn, lock: int, borrowed: list[int], adopt: Adopt
-    ) -> bytes:
+    def launch(self, plan: Plan, borrowed: list[int]) -> bytes:
         """Start the command, or let the job exist as a queued one, and return the job's record, JSON.
 
         Parameters and errors are those of the plain keeper's.
         """
-        self._course.plan = standby.Plan(self.request, inheritance, turn, lock, adopt)
+        self._course.plan = plan
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
         self._course.post_standby(self.job, self._poll)
         try:
-            if lock < 0:
+            if plan.lock < 0:
                 self._start_attempt(borrowed)
                 self._course.phase = retrying.RUNNING
             else:

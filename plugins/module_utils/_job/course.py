@@ -53,7 +53,7 @@ class Course:
         return [fd for fd in (self.timer, *self.post.opened()) if fd >= 0]
 
     def post_standby(self, job: Job, poll: select.poll) -> None:
-        """See that somebody gives the job a new keeper if this one is killed, also while there is no runner to do it."""
+        """See that somebody gives the job a new keeper if this one is killed, even while there is no runner."""
         if self.post is None or self.plan is None or time.monotonic() < self.post_due:
             return
         self.post_due = time.monotonic() + runner.ADOPT_INTERVAL

@@ -30,10 +30,9 @@ from .spawn import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .queueing import Turn
     from .runner import Inheritance
     from .schema import Record
-    from .standby import Adopt
+    from .standby import Adopt, Plan
 
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
@@ -117,22 +116,17 @@ class Keeper:
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(
-        self, inheritance: Inheritance, turn: Turn, lock: int, borrowed: list[int], adopt: Adopt
-    ) -> bytes:
+    def launch(self, plan: Plan, borrowed: list[int]) -> bytes:
         """Start the command and return the job's record, JSON.
 
-        :param inheritance: what the command must find unchanged.
-        :param turn: the job's place in its batch.
-        :param lock: its lock ``turn``; -1 for a job that starts at once.
+        :param plan: what the job is to do.
         :param borrowed: descriptors of the launcher's, which the runner must not hold open.
-        :param adopt: becomes the keeper of a job whose keeper has died, see adoption.
         :raises JobError: it could not be started; nothing of the job is left behind.
         """
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
         try:
-            self._start(inheritance, turn.ahead, borrowed, adopt)
+            self._start(plan.inheritance, plan.turn.ahead, borrowed, plan.adopt)
         except BaseException:
             self._starter.abandon()
             raise

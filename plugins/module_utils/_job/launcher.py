@@ -45,6 +45,7 @@ from .keeper import Keeper
 from .names import lock_name
 from .queueing import Turn
 from .runner import Inheritance, read_all
+from .standby import Plan
 from .store import Store
 
 TYPE_CHECKING = False
@@ -478,7 +479,8 @@ def _be_keeper(
     try:
         _leave_stdio()
         try:
-            record = keeper.launch(inheritance, turn, turn_lock, list(borrowed.values()), adoption.adopt)
+            plan = Plan(keeper.request, inheritance, turn, turn_lock, adoption.adopt)
+            record = keeper.launch(plan, list(borrowed.values()))
             answer = b'{"record": ' + record + b"}"
         except JobError as error:
             record, answer = b"", json.dumps(_error(error)).encode()

@@ -19,6 +19,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     stopping,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.tests.bench import processes as processes_of_bench
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
 SOON = {"retries": 3, "on": ["failed"], "delay": 0.1, "backoff": 1, "delay_max": 0.1, "jitter": 0}
@@ -80,14 +81,22 @@ def test_between_attempts_a_job_is_queued(launcher):
 
 def test_a_job_starts_later(launcher, tmp_path):
     asked = time.time()
-    job = launcher.shell(f"date +%s.%N > {tmp_path}/began", start_in=0.7)
-    found = status.look(job)
-    assert (found["state"], found["reason"], found["started"]) == ("queued", "delayed", False)
-    final = status.wait(job, PATIENCE)
+    line = f"date +%s.%N > {tmp_path}/began"
+    told = launcher.raw(request("/bin/sh", "-c", line, start_in=0.7))[0]["record"]
+    assert (told["state"], told["reason"], told["started"]) == ("queued", "delayed", False)
+    final = status.wait(launcher.jobs[-1], PATIENCE)
     assert outcome(final) == ("succeeded", 0, None)
     began = float((tmp_path / "began").read_text(encoding="ascii"))
     assert began - asked >= 0.7
-    assert final["start_at"] is None and final["start"] >= found["start_at"]
+    assert final["start_at"] is None and final["start"] >= told["start_at"]
+
+
+def test_a_keeper_that_has_waited_for_its_time_sleeps_while_the_command_runs(launcher):
+    job = launcher.ready("echo; sleep 60", start_in=0.1)
+    keeper = launcher.keeper(job)[0]
+    before = processes_of_bench.cpu(keeper)
+    time.sleep(0.5)
+    assert processes_of_bench.cpu(keeper) - before < 0.1
 
 
 def test_a_job_that_is_to_start_later_is_stopped_before(launcher, tmp_path):
