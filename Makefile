@@ -1,26 +1,31 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
 # The daily commands. Each sets up what it needs by itself, from Python >= 3.11, make and git,
 # and uses again what an earlier run installed. What the sessions do: noxfile.py.
 PYTHON ?= python3
 BIN := .venv/bin
 export NO_COLOR = 1
 
-LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check extra-checks \
-        roles-readme ansible-lint
+LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check license-check \
+        extra-checks build-import-check roles-readme ansible-lint actionlint
 # What each command runs, in this order.
 lint          := $(LINT)
-test          := $(LINT) collection unit browser sanity integration molecule
+test          := $(LINT) collection docs unit browser sanity integration molecule
 unit          := collection unit
 browser       := collection browser
 collection    := collection
+docs          := collection docs
 demo          := collection demo
 bench         := collection bench
-test-matrix   := collection worker pairs suite core-async sanity-core runners
+test-matrix   := collection worker pairs suite by-module core-async sanity-core runners
 test-edges    := $(test-matrix)
 test-faults   := collection faults
 test-machines := collection machines
 test-async    := collection core-async
 
-.PHONY: help test demo collection test-matrix test-edges test-async test-faults test-machines bench lint unit browser format clean
+.PHONY: help test demo collection test-matrix test-edges test-async test-faults test-machines bench lint unit browser docs format clean
 .SECONDARY:
 
 help: ## this list
@@ -34,6 +39,7 @@ test-faults: .nox/ready-test-faults ## what happens when processes, disks and ma
 test-machines: .nox/ready-test-machines ## real machines: systemd, reboots, sudo, cut connections; as root
 test-async: .nox/ready-test-async ## ansible-core's own tests of async, fetched, on durable jobs
 bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmarks.md
+docs: .nox/ready-docs ## the site of the collection, into docs/build/html
 lint: .nox/ready-lint ## only the linters
 unit: .nox/ready-unit ## only the unit tests
 browser: .nox/ready-browser ## only the pages, in a headless chromium
@@ -41,7 +47,7 @@ browser: .nox/ready-browser ## only the pages, in a headless chromium
 # The formatters only check where CI is true. --no-install: see below. With ARGS, arguments reach
 # the tool: make unit ARGS="tests/unit -k names", make bench ARGS=--quick.
 NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
-test demo collection test-faults test-machines test-async bench lint unit browser:
+test demo collection test-faults test-machines test-async bench lint unit browser docs:
 	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@) $(if $(ARGS),-- $(ARGS))
 test-edges: export DURABLE_JOBS_MATRIX = edges
 test-matrix test-edges:
@@ -50,7 +56,7 @@ format: .nox/ready-lint ## let the formatters change the files, and write the ro
 	@CI=false $(NOX) --no-install --session formatters
 	@$(NOX) --no-install --session roles-readme -- generate
 clean: ## remove everything that the checks made in this folder
-	rm -rf .nox .venv dist tests/output .ansible
+	rm -rf .nox .venv dist docs/build tests/output .ansible
 
 # Environments are made once, and again when their requirements change. The checks themselves
 # then install nothing, so they are quick and work offline.

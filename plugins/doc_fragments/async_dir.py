@@ -7,17 +7,17 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """Documents module_utils/_argspec.py: ASYNC_DIR_SPEC."""
+    """Documents module_utils/_argspec.py: ASYNC_DIR."""
 
     DOCUMENTATION = r"""
 options:
   async_dir:
     description:
-      - Directory that holds the records of jobs. It is expanded on the target, as the user who runs the task.
-      - If it is not given, the variable or option C(ansible_async_dir) of ansible-core is used,
+      - Directory of the records of jobs. The target expands it, as the user of the task.
+      - By default, the variable or option C(ansible_async_dir) of ansible-core is used,
         then the environment variable
-        E(ANSIBLE_ASYNC_DIR) on the target, then C(~/.ansible_async). So jobs of C(async) and of
-        this collection lie together.
-      - A symlink, or a directory that belongs to somebody else, is refused.
+        E(ANSIBLE_ASYNC_DIR) on the target, then C(~/.ansible_async). So jobs of C(async) and of this collection are
+        in the same directory.
+      - A symlink or a directory of another user is refused.
     type: path
 """

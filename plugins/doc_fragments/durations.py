@@ -12,8 +12,8 @@ class ModuleDocFragment:
     DOCUMENTATION = r"""
 options: {}
 notes:
-  - Wherever a parameter is a number of seconds, it also takes text such as V(90s), V(30m), V(1h30m), V(2d) or V(1w), with the
-    units w, d, h, m and s in this order, each at most once. A number without a unit is seconds, also as text, such as V(1.5).
-    Results are numbers of seconds.
-  - No duration is longer than ten years, which are 3653 days.
+  - Each parameter that is a number of seconds also takes text such as V(90s), V(30m), V(1h30m), V(2d) or V(1w). The
+    units are w, d, h, m and s, in this order, each at most once. A number without a unit is a number of seconds, even
+    as text, such as V(1.5). Results are numbers of seconds.
+  - The longest duration is ten years, which are 3653 days.
 """

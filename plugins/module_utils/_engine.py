@@ -11,17 +11,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import marshal
 import pkgutil
 import secrets
+import zlib
 
 from . import _job
-from ._job import boot
 from ._job.errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ._job import main  # noqa: F401  # ansible-core sends along what it sees here, and all that this imports
+    # ansible-core sends along what it sees here, and all that this imports.
+    from ._job import boot, main  # noqa: F401
     from ._job.schema import Record
 
 PARTS = (
@@ -90,6 +90,7 @@ PARTS = (
     "waiting",
     "way",
 )
+LAUNCHING = ("job_start", "job_module", "job_batch", "job_keyword")
 TITLE = "durable.jobs"  # what people see of it in a list of processes
 
 
@@ -97,10 +98,10 @@ class Engine:
     """The engine's sources, as this collection has them. :raises JobError: they cannot be read."""
 
     def __init__(self) -> None:
-        self._sources = {part: _source(part) for part in PARTS}
+        sources = {part: _source(part).decode() for part in PARTS}
         self.boot = _source("boot")
-        listed = [[part, self._sources[part].decode()] for part in PARTS]
-        self._digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:32]
+        self._sources = json.dumps(sources).encode()
+        self._digest = hashlib.sha256(self._sources).hexdigest()[:32]
 
     def words(self) -> list[str]:
         """Return the words of the command line, after the target's Python."""
@@ -112,18 +113,10 @@ class Engine:
 
         :param whole: send the engine along.
         """
-        content = self._compiled() if whole else b""
-        line = json.dumps(dict(question.request, engine=self._digest)).encode()
-        return b"".join((self.boot, line, b"\n", content))
-
-    def _compiled(self) -> bytes:
-        """Return the engine for this Python: code without docstrings, which keepers would carry for nothing."""
-        codes = {}
-        for part, source in self._sources.items():
-            name = "durable.jobs/_job/%s.py" % part
-            code = compile(source, name, "exec", dont_inherit=True, optimize=2)
-            codes[part] = marshal.dumps(code)
-        return boot.sealed(marshal.dumps(codes))
+        sources = zlib.compress(self._sources) if whole else b""
+        line = dict(question.line, engine=self._digest, sources=len(sources))
+        request = json.dumps(question.request).encode()
+        return b"".join((self.boot, json.dumps(line).encode(), b"\n", sources, request))
 
 
 class Question:
@@ -138,13 +131,18 @@ class Question:
         self, request: Record, configured: str | None, environment: dict[str, str]
     ) -> None:
         self._nonce = secrets.token_hex(8)
-        self.request = dict(
-            request, configured=configured, environment=environment, nonce=self._nonce
-        )
+        self.request = request
+        launches = request["verb"] in LAUNCHING and not request["check_mode"]
+        self.line: Record = {"nonce": self._nonce, "launches": launches}
+        self.line.update(configured=configured, environment=environment)
 
     def has_begun(self, out: str) -> bool:
         """Tell whether an engine has begun to answer. If not, nothing at all has been done."""
         return "%s begun" % self._nonce in out
+
+    def finds_none(self, out: str) -> bool:
+        """Tell whether the target has no engine: the question may be asked again, with the engine sent along."""
+        return "%s missing" % self._nonce in out
 
     def result(self, out: str) -> Record | None:
         """Return the answer in what a target has written; None if there is none, or none that is whole."""

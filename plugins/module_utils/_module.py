@@ -101,7 +101,7 @@ def run_engine(module: AnsibleModule, request: Record, async_dir: str | None) ->
             before_communicate_callback=output.take,
         )
         out = output.text()
-        if question.has_begun(out) or rc != 0:
+        if not question.finds_none(out):
             break
     result = question.result(out)
     if result is None:

@@ -15,21 +15,20 @@ short_description: Launch many durable background jobs in one call
 description:
   - Launches any number of jobs on the target in one round trip, and returns when each of them has
     been started, is queued, or could not be launched.
-  - With O(slots), no more than so many of them run at once. The others are queued on the target and
-    start in their order as soon as there is room. Neither a daemon nor the controller is needed
-    for that.
+  - O(slots) limits how many of them run at once. The others are queued on the target and start in their order when
+    another job ends, without a daemon and without the controller.
   - Wait for all of them with M(durable.jobs.job_wait).
 options:
   jobs:
     description:
       - The jobs, each a dictionary of the parameters of M(durable.jobs.job_start), without
         C(async_dir) and C(retention).
-      - A job with C(module), and C(args), is one of M(durable.jobs.job_module). Each of them is built and sent by
-        itself, some 150 kB, so a loop over hundreds of files is better one module with a list.
-      - What a job does not say is taken from the options below. The variables of C(env) are joined, and
-        the job's own win.
-      - If one of these dictionaries is wrong, nothing is launched. If one of the jobs cannot be
-        launched, because its program does not exist for example, all others are.
+      - A job with C(module) and C(args) is a job of M(durable.jobs.job_module). Each such module is built and sent
+        separately, about 150 kB each. For hundreds of files, use one module with a list instead.
+      - Parameters that a job leaves out come from the options below. The variables of C(env) are merged, and the
+        job's own take precedence.
+      - If one of these dictionaries is wrong, nothing is launched. If one of the jobs cannot be launched, for example
+        because its program does not exist, the others are launched.
       - An empty list launches nothing.
     type: list
     elements: dict
@@ -38,7 +37,7 @@ options:
     description:
       - How many jobs of this call may run at once. V(0) sets no limit.
       - The time limit of a job counts from its start, not from the moment at which it was queued.
-      - Jobs that were not started by this call, because a job of their name is live, do not count.
+      - A job does not count if this call only attaches to it, because a job of its name is live.
     type: int
     default: 0
   executable:
@@ -98,7 +97,7 @@ options:
   containment:
     description:
       - What holds a job's processes together and protects them. See O(durable.jobs.job_start#module:containment).
-      - All jobs of a call share one unit of systemd, in which each has a control group of its own.
+      - All jobs of a call share one unit of systemd. Each job has a control group of its own in it.
     type: str
     default: auto
     choices:
@@ -140,27 +139,23 @@ options:
       - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
     type: raw
     default: 1209600
-  _parts:
-    description:
-      - Not for playbooks. What the action plugin tells the module about the modules among O(jobs).
-    type: list
-    elements: raw
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
   - durable.jobs.notify
 attributes:
   check_mode:
     details:
-      - Nothing is started or written. Each job says what M(durable.jobs.job_start) would have
-        predicted for it. What jobs of the same call would mean for each other is not predicted.
+      - Nothing is started or written. For each job the result has the prediction of M(durable.jobs.job_start).
+        Effects of the jobs of a call on each other are not predicted.
   diff_mode:
     support: full
     details:
       - The specification of the latest job of each name and the one asked for now, secrets masked.
 notes:
-  - A name may be given more than once. The second launch of it then finds the first one's job.
+  - A name may be given more than once. The second launch then finds the job of the first.
 seealso:
   - module: durable.jobs.job_wait
   - module: durable.jobs.job_start

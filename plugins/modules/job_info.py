@@ -13,12 +13,11 @@ author:
 version_added: 0.1.0
 short_description: List the background jobs of a host
 description:
-  - Lists the jobs of an async dir, the newest first unless O(order) says otherwise, those of this collection and those
-    that the C(async) keyword of ansible-core launched.
-  - The state of each is derived from evidence, as M(durable.jobs.job_status) does it.
-  - Never fails because of a job. One whose record is damaged is shown in its place, as V(lost) with the reason
-    V(record damaged).
-  - An async dir that is not there holds no jobs.
+  - Lists the jobs of an async dir, the newest first unless O(order) says otherwise. It lists the jobs of this
+    collection and those that the C(async) keyword of ansible-core launched.
+  - The state of each job is derived from evidence, as by M(durable.jobs.job_status).
+  - Never fails because of a job. A job with a damaged record is listed as V(lost) with the reason V(record damaged).
+  - An async dir that does not exist has no jobs.
 options:
   states:
     description:
@@ -35,27 +34,28 @@ options:
       - lost
   names:
     description:
-      - Only jobs whose name one of these patterns fits, as a shell matches file names (C(*), C(?), C([abc])), upper and lower
-        case distinguished.
-      - Jobs without a name, and all jobs of C(async), are left out then.
+      - Only jobs with a name that matches one of these patterns. The patterns are those of a shell for file names
+        (C(*), C(?), C([abc])), and case matters.
+      - Jobs without a name, and all jobs of C(async), are then left out.
     type: list
     elements: str
   jids:
     description:
-      - Only the jobs of these ids. Those of which there is no job are in RV(missing), and no error.
+      - Only the jobs with these ids. Ids without a job are listed in RV(missing); they are no error.
     type: list
     elements: str
   limit:
     description:
-      - Show no more than so many jobs, the first in the O(order) of those that are asked for. V(0) shows all.
-      - RV(counts) and RV(total) count also those that are not shown.
+      - How many jobs to list at most, from the beginning of the O(order). V(0) lists all.
+      - RV(counts) and RV(total) include the jobs that are not listed.
     type: int
     default: 0
   order:
     description:
       - In which order to list the jobs. V(newest) puts the newest first.
-      - V(attention) puts first what needs attention, as the playbooks C(durable.jobs.status) and C(durable.jobs.report)
-        do - jobs that are V(failed), V(timed_out) or V(lost) or have a null state; then running jobs that
+      - V(attention) puts the jobs first that need attention, as the playbooks C(durable.jobs.status) and
+        C(durable.jobs.report) do - jobs that are V(failed), V(timed_out) or V(lost) or have a null state; then
+        running jobs that
         have lost their keeper or have used 90 % of their limit; then the other running jobs, the queued ones,
         those that were stopped, and those that succeeded. Of each kind the newest come first.
     type: str
@@ -67,8 +67,8 @@ options:
   output:
     description:
       - How much of the output of the jobs to show - V(none), V(tail) for the last 4 KiB of each stream, or V(full).
-      - V(full) shows 16 MiB in total at the most, shared equally, of each stream the end.
-      - Of a job that is a module, as all of C(async) are, V(full) also shows whatever else is in its result.
+      - V(full) shows the end of each stream, at most 16 MiB in total, shared equally.
+      - V(full) also shows the other keys of a module's result. Each job of C(async) is a module.
     type: str
     default: none
     choices:
@@ -77,6 +77,7 @@ options:
       - none
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
 attributes:
   check_mode:

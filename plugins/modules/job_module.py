@@ -13,29 +13,32 @@ author:
 version_added: 0.1.0
 short_description: Launch any module of Ansible as a durable background job
 description:
-  - Launches a module on the target and returns as soon as it has really been started. From then on it is a job like those of
+  - Launches a module on the target and returns as soon as it has been started. The job is like those of
     M(durable.jobs.job_start), with the same deadline, evidence, output and names.
-  - The result of the module is the job's. M(durable.jobs.job_status) and M(durable.jobs.job_wait), and
+  - The result of the module is the result of the job. M(durable.jobs.job_status) and M(durable.jobs.job_wait), and
     M(ansible.builtin.async_status) too, return the module's own keys beside the job dictionary.
-  - The keys C(changed), C(failed), C(rc), C(msg), C(cmd), C(stdout) and C(stderr) are the module's. Every other key of the job dictionary stays the
-    job's, whatever the module returns under that name. C(module_result) holds the module's result as it was, without its output.
-  - The module's files lie in the job's private folder, and go when the job has ended.
+  - The keys C(changed), C(failed), C(rc), C(msg), C(cmd), C(stdout) and C(stderr) are the module's. Every other key
+    of the job dictionary has the job's value, even if the module returns a key of that name. C(module_result) holds
+    the module's result unchanged, without its output.
+  - The module's files are in the job's private folder until the job has ended.
 options:
   module:
     description:
       - The module, by its fully qualified name.
-      - Modules with an action plugin of their own do a part of their work on the controller. Of these, V(ansible.builtin.command),
+      - Modules with an action plugin of their own do a part of their work on the controller. Of these modules,
+        V(ansible.builtin.command),
         V(ansible.builtin.shell), V(ansible.builtin.script), V(ansible.builtin.copy), V(ansible.builtin.template),
         V(ansible.builtin.assemble), V(ansible.builtin.unarchive), V(ansible.builtin.package), V(ansible.builtin.service), V(ansible.builtin.dnf) and
-        V(ansible.builtin.uri) work, since their action only prepares and then runs one module. That preparation is done at
-        the launch, and waits for it, also where it looks at or transfers files. The others are refused.
-      - A script of V(ansible.builtin.script) is a job of a command. It has no result but its exit status and its output.
+        V(ansible.builtin.uri) work, because their action plugin only prepares and then runs one module. The launch
+        does this preparation, including the transfer of files, before it returns. The others are refused.
+      - A script of V(ansible.builtin.script) is a job that runs a command. Its result is its exit status and its
+        output.
     type: str
     required: true
   args:
     description:
-      - The parameters of the module. They are stored nowhere, beyond what the module itself returns of them, where it has
-        censored those that it marks C(no_log).
+      - The parameters of the module. They are stored only as far as the module itself returns them. The module
+        censors those that it marks C(no_log).
       - The C(module_defaults) of the module are not applied.
     type: dict
     default: {}
@@ -103,7 +106,8 @@ options:
     description:
       - Bytes of each of the two output streams that are kept on disk, half of them from the
         beginning and half from the end. V(0) keeps all.
-      - A module writes its result into its standard output. One that does not fit cannot be read any more, and the job fails.
+      - A module writes its result to its standard output. A result that does not fit cannot be read any more, and the
+        job fails.
     type: int
     default: 67108864
   containment:
@@ -131,8 +135,8 @@ options:
     description:
       - A name for this work. While a job of that name is live in the async dir, launching it again
         does not start it twice. See
-        O(on_conflict) and O(rerun). Whatever happens at the same time, at most one job of a name is
-        live.
+        O(on_conflict) and O(rerun). At most one job of a name is live, even if several launches come at the same
+        time.
       - Made of letters and digits of ASCII, of C(._-@:+) and of blanks inside it, at most 200.
     type: str
   on_conflict:
@@ -141,9 +145,10 @@ options:
         attaches to it.
       - V(fail) refuses a launch with another specification, and says what differs.
       - V(attach) attaches to the live job as it is.
-      - V(replace) stops the live job, all of it, and then starts the new one. If it cannot be
-        stopped, nothing is started.
-      - The specification is what was asked for - module, C(args), C(chdir), C(env), C(stdin), limits and so
+      - V(replace) stops all processes of the live job and then starts the new one. If a process cannot be stopped,
+        nothing is started.
+      - The specification is everything that a launch asks for - module, C(args), C(chdir), C(env), C(stdin), limits
+        and so
         on.
     type: str
     default: fail
@@ -155,9 +160,8 @@ options:
     description:
       - What to do if the latest job of that O(name) has finished.
       - V(always) starts a new one.
-      - V(on_failure) starts a new one unless it succeeded, V(never) starts none. What is not
-        started again is returned as
-        M(durable.jobs.job_status) would return it, with C(changed=false).
+      - V(on_failure) starts a new one unless the latest succeeded. V(never) starts none. If none is started, the
+        result is that of M(durable.jobs.job_status) for the latest job, with C(changed=false).
     type: str
     default: always
     choices:
@@ -169,12 +173,9 @@ options:
       - Seconds for which finished jobs are kept. V(0) keeps all. See O(durable.jobs.job_start#module:retention).
     type: raw
     default: 1209600
-  _part:
-    description:
-      - Not for playbooks. What the action plugin tells the module about the module that it is to launch.
-    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
   - durable.jobs.notify
@@ -184,17 +185,18 @@ attributes:
       - The module is not run, and nothing is started or written. The result has the id V(j0.0), with which
         M(durable.jobs.job_status) reports a skipped look.
         So has the result of a launch that O(creates) or O(removes) made unnecessary, or that found nothing to do.
-      - With O(name) it says whether the job would be started, attached to or refused, and returns
-        the job that is there.
+      - With O(name) the result says whether the job would be started, attached to or refused, and describes the
+        existing job.
   diff_mode:
     support: full
     details:
       - With O(name), returns the specification of the latest job of that name and the one asked for
         now, secrets masked.
-      - The module runs in diff mode, and what it returns of it is in the job's result.
+      - The module runs in diff mode, and the job's result has its diff.
 notes:
-  - This module works through its action plugin, so it cannot be called in an ad-hoc way that leaves action plugins out.
-  - What is passed in O(args), O(env) and O(stdin), and the result of a task with C(no_log), is never stored where a look would print it.
+  - This module needs its action plugin, so it cannot be called in a way that bypasses action plugins.
+  - The values of O(args), O(env) and O(stdin), and the result of a task with C(no_log), are never stored where a look
+    would print them.
 seealso:
   - module: durable.jobs.job_start
   - module: durable.jobs.job_status

@@ -13,11 +13,11 @@ author:
 version_added: 0.1.0
 short_description: Read the output of a background job, also while it runs
 description:
-  - Reads a stream of one job from an offset, or its last lines, while the job runs or after it has finished, however it ended.
-  - The offset belongs to the reader. Nothing on the target remembers what has been read, so any number of readers can follow a
-    job, each at its own pace. Give RV(next_offset) as O(offset) the next time, until RV(eof).
-  - A character that lies across the end of a piece is part of the next one. Bytes that are not UTF-8 are replaced.
-  - Of a job of C(async) there is output only when it has finished, without trailing newlines.
+  - Reads a stream of one job, from an offset or its last lines. The job may be running or may have ended in any way.
+  - The offset belongs to the reader. The target does not remember which parts were read, so any number of readers can
+    follow a job, each at its own pace. Give RV(next_offset) as O(offset) the next time, until RV(eof) is true.
+  - A character that would be cut by the end of a piece is in the next piece. Bytes that are not UTF-8 are replaced.
+  - A job of C(async) has output only after its end, without trailing newlines.
 options:
   jid:
     description:
@@ -26,12 +26,12 @@ options:
     type: str
   name:
     description:
-      - The job's name. It means the latest job of that name, which may be another one the next time. Whoever follows a job had better
-        give its O(jid).
+      - The job's name. It means the latest job of that name, which may be another job the next time. To follow one
+        job, give its O(jid).
     type: str
   stream:
     description:
-      - Which of its streams to read.
+      - Which stream of the job to read.
     type: str
     choices:
       - stdout
@@ -40,17 +40,18 @@ options:
   offset:
     description:
       - Where to begin, in bytes from the beginning of the stream.
-      - Beyond what has been written there is nothing to read yet, or any more, and RV(next_offset) is O(offset).
+      - If the stream is shorter than that, nothing is returned, and RV(next_offset) is O(offset).
       - The default is 0.
     type: int
   tail_lines:
     description:
-      - Begin with the last so many lines instead, of which all together have at most O(max_bytes). V(0) begins at the end.
-      - Of a large stream only the end is read.
+      - Begin with the last so many lines instead, which together have at most O(max_bytes). V(0) begins at the end.
+      - Only the end of a large stream is read.
     type: int
   max_bytes:
     description:
-      - Return no more than so many bytes, 1 to 16777216. One whole character is returned even if it has more.
+      - How many bytes to return at most, from 1 to 16777216. One whole character is returned even if it has more
+        bytes.
     type: int
     default: 1048576
   wait:
@@ -60,20 +61,21 @@ options:
     default: 0
   follow:
     description:
-      - Show each line as soon as it is written, until the job has finished and all of it has been shown. The task ends then, and
-        ends well, whatever became of the job.
-      - RV(content) is then the end of what was shown, about O(max_bytes) of it.
-      - Characters that a terminal would obey are shown as C(?). A task with C(no_log) shows nothing.
+      - Show each line as soon as it is written, until the job has finished and its whole output has been shown. The
+        task then succeeds, even if the job did not.
+      - RV(content) is then the end of the shown output, about O(max_bytes) of it.
+      - Control characters of terminals are shown as C(?). A task with C(no_log) shows nothing.
     type: bool
     default: false
   reveal:
     description:
-      - Whether to show the output also of a job that was launched with C(no_log), or of which nobody knows that because its
-        record is damaged. What is shown is read from the job's files, which belong to the user as whom the job runs.
+      - Whether to show the output of a job even if it was launched with C(no_log), or if a damaged record hides
+        whether it was. The output is read from the job's files, which belong to the job's user.
     type: bool
     default: false
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:

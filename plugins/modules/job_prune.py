@@ -13,17 +13,18 @@ author:
 version_added: 0.1.0
 short_description: Remove the records and the output of finished background jobs
 description:
-  - Removes jobs that have finished, each with its record, its output and, with the last job of it, its name. Jobs of
-    the C(async) keyword of ansible-core, which lie in the same directory, are treated alike.
-  - A job that is live or queued is never removed, whatever the options say. Neither is a job of which it cannot be seen here
-    whether it is live, because another machine that shares the directory has launched it.
-  - O(states) says which finished jobs the module looks at. The other options are limits, each by itself - a job goes
-    if any of them says so. Without a limit all of them go.
-  - Also removes what was left by launches and removals that were killed half-way.
+  - Removes finished jobs, each with its record and its output. A name is removed with its last job. Jobs of the
+    C(async) keyword of ansible-core in the same directory are treated alike.
+  - A live or queued job is never removed, regardless of the options. A job is also kept if another machine that
+    shares the directory has launched it, because this machine cannot see whether it is live.
+  - O(states) says which finished jobs the module looks at. Each of the other options is a limit by itself - a job is
+    removed if it exceeds any of them. Without a limit, all these jobs are removed.
+  - Also removes leftovers of launches and removals that were killed half-way.
 options:
   states:
     description:
-      - Look only at jobs of these states; the others stay and do not count. If it is not given, at all finished jobs.
+      - Look only at jobs of these states; the others stay and do not count. By default the module looks at all
+        finished jobs.
     type: list
     elements: str
     choices:
@@ -34,22 +35,23 @@ options:
       - lost
   older_than:
     description:
-      - Jobs go that finished at least so many seconds ago. V(0) is true of all.
-      - The time counts from the moment at which the end was written down. Of a job that was lost, that is the first look after it.
-        Neither a clock that has been set forward nor the time for which the machine was suspended makes a job older that
-        was launched since it was booted.
+      - Remove the jobs that finished at least so many seconds ago. V(0) removes all.
+      - The time counts from the moment at which the end was recorded. For a lost job that is the first look after its
+        end. For jobs that were launched since the machine was booted, neither a clock that was set forward nor a
+        suspended machine counts.
     type: raw
   keep_last:
     description:
-      - How many jobs may stay. Those that finished last stay, the others go.
+      - How many jobs may stay. Those that finished last stay, and the others are removed.
     type: int
   max_bytes:
     description:
-      - How many bytes of the disk the jobs that stay may take together, records and output. As many go as it takes, those that
-        finished first before the others.
+      - How many bytes of the disk the remaining jobs may use together, records and output. The jobs that finished
+        first are removed first.
     type: int
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
@@ -57,10 +59,11 @@ attributes:
     details:
       - RV(pruned) lists exactly what would be removed. The same code decides, and nothing is written.
 notes:
-  - A job whose record is damaged has the state V(lost), unless its exit status is still known. It goes like any other job of that state.
-    A damaged record that may be of a live job of C(async) stays.
+  - A job whose record is damaged has the state V(lost), unless its exit status is still known. It is removed like any
+    other job of that state.
+    A damaged record stays if it may belong to a live job of C(async).
   - Jobs may be launched, looked at and removed by others at the same time.
-  - M(durable.jobs.job_start) removes old jobs in passing, see O(durable.jobs.job_start#module:retention).
+  - M(durable.jobs.job_start) removes old jobs in passing; see O(durable.jobs.job_start#module:retention).
 seealso:
   - module: durable.jobs.job_start
   - module: durable.jobs.job_status

@@ -13,23 +13,25 @@ author:
 version_added: 0.1.0
 short_description: Launch a command as a durable background job
 description:
-  - Launches a command on the target and returns as soon as it has really been started, or fails
-    with the reason why it cannot be.
+  - Launches a command on the target and returns as soon as it has been started. If the command cannot be started, the
+    task fails with the reason.
   - From then on the job needs neither the connection nor the controller. Look at it with
     M(durable.jobs.job_status).
-  - The command gets the environment, the umask and the working directory that
-    M(ansible.builtin.command) would have given it, and
+  - The command gets the same environment, umask and working directory as with M(ansible.builtin.command), and
     E(DURABLE_JOB_ID), the job's id.
-  - The command has the resource limits of the caller, and hears every signal, whatever the caller ignores or blocks.
+  - The command has the resource limits of the caller. No signal is ignored or blocked, even if the caller ignores or
+    blocks it.
   - A job that is launched from inside another job is a job of its own. It has its own deadline, and goes on when the outer job ends, is
     stopped or reaches its deadline.
   - While it runs, the command may report to E(NOTIFY_SOCKET) as a service of systemd does, for example
-    C(systemd-notify --status="copying files" X_PROGRESS=40). See RV(progress). It need not.
+    C(systemd-notify --status="copying files" X_PROGRESS=40). See RV(progress). Reports are optional.
+  - The job ends when its command ends. Leave out C(nohup) and C(&), because a program that the command leaves in the background is
+    outside of the job and its O(timeout).
 options:
   cmd:
     description:
-      - The command, split into words as a shell would. No shell sees it and nothing in it is
-        expanded. Unquoted operators, variables and patterns, which only a shell understands, give a warning.
+      - The command, split into words as a shell would. No shell runs it, and nothing in it is expanded. Unquoted
+        operators, variables and patterns, which only a shell understands, cause a warning.
       - Since ansible-core 2.19 free form is taken as O(cmd), as in C(ansible -m durable.jobs.job_start -a "sleep 15").
         Words with C(=) are parameters there. Earlier releases of ansible-core refuse free form themselves;
         C(-a "cmd='sleep 15'") works with all.
@@ -59,17 +61,17 @@ options:
     description:
       - Seconds that the command may run at the most if it asks for more time, with C(EXTEND_TIMEOUT_USEC)
         as sd_notify(3) describes it. Asking never shortens the time that it has.
-      - With the value of O(timeout) it gets no more. Without this option, or with V(0), it gets whatever it
-        asks for.
+      - If it equals O(timeout), the command gets no more time. Without this option, or with V(0), the command gets
+        all the time that it asks for.
       - RV(poll) then covers this limit. To wait for a job that may ask for more time without such a limit,
         use M(durable.jobs.job_wait).
     type: raw
   watchdog:
     description:
       - Seconds that may pass without a sign of life, which is C(WATCHDOG=1) sent to E(NOTIFY_SOCKET), for
-        example by C(systemd-notify WATCHDOG=1). The first is due so many seconds after the start.
-      - A job that is silent for longer is ended as at its time limit. Its state is V(timed_out) and its
-        reason V(watchdog).
+        example by C(systemd-notify WATCHDOG=1). The first sign is due so many seconds after the start.
+      - A job that is silent for longer is ended as after its time limit. Its state is V(timed_out) and its reason is
+        V(watchdog).
       - The command finds the limit in E(WATCHDOG_USEC). E(WATCHDOG_PID) is not set, so any of its
         processes may give the sign.
       - Without this option, or with V(0), no sign is needed.
@@ -93,7 +95,7 @@ options:
     description:
       - Environment variables for the command, beside those of the task's C(environment). They are
         stored nowhere.
-      - With an empty E(NOTIFY_SOCKET) the command is told of no place to report to.
+      - Set E(NOTIFY_SOCKET) to an empty text to hide the socket for reports from the command.
     type: dict
   stdin:
     description:
@@ -124,22 +126,23 @@ options:
   output_limit:
     description:
       - Bytes of each of the two output streams that are kept on disk, half of them from the
-        beginning and half from the end. V(0) keeps all. At most 2 to the power of 60, as wherever bytes are given.
+        beginning and half from the end. V(0) keeps all. The largest value is 2 to the power of 60, as for every
+        number of bytes.
       - The command is neither stopped nor slowed down by it.
     type: int
     default: 67108864
   containment:
     description:
       - What holds the job's processes together and protects them.
-      - V(systemd) is a transient unit, a scope, in which the job has a control group of its own. No
-        logout ends it, it can have limits, and all of it can be killed at once. For root it belongs to
-        the system's systemd, for other users to their own, which must outlive the logout (C(loginctl
-        enable-linger)). Where there is no such unit, the launch fails and says why.
-      - V(process) is a session of its own whose keeper adopts every orphan. Where logind kills what a
-        user leaves behind (C(KillUserProcesses=yes)), it ends with the user's login.
-      - V(auto) is V(systemd) where that works and else V(process).
-      - The result's RV(containment) says which was reached. A job that nothing will protect from the
-        logout is launched with a warning that names the setting.
+      - V(systemd) is a transient unit, a scope, in which the job has a control group of its own. No logout ends the
+        unit, it can have limits, and all its processes can be killed at once. Units of root belong to the system's
+        systemd. Units of other users belong to their own systemd, which must outlive the logout (C(loginctl
+        enable-linger)). If there can be no such unit, the launch fails and says why.
+      - V(process) is a separate session whose keeper adopts every orphan. If logind kills the processes of a user who
+        logs out (C(KillUserProcesses=yes)), the job ends with the user's login.
+      - V(auto) is V(systemd) if that works, otherwise V(process).
+      - RV(containment) of the result says which of the two the job has. If nothing protects the job from the logout,
+        the launch warns and names the setting.
     type: str
     default: auto
     choices:
@@ -149,28 +152,28 @@ options:
   memory_max:
     description:
       - How much memory the job may use, all its processes together, in bytes or with a unit such as
-        V(512M) or V(2G). The kernel kills what exceeds it, and the job's RV(reason) is V(oom).
+        V(512M) or V(2G). If the job exceeds it, the kernel kills a process of the job, and RV(reason) is V(oom).
       - Needs O(containment) V(systemd) or V(auto). A limit that cannot be enforced on the target fails
         the launch.
     type: str
   cpu_quota:
     description:
-      - How much processor time the job may use, in percent of one processor. V(200) is two of them.
-      - Needs what O(memory_max) needs. A user's systemd has this limit only if it was given the
-        controller, see C(Delegate) in the manual page C(systemd.resource-control).
+      - How much processor time the job may use, in percent of one processor. V(200) is two processors.
+      - Has the same requirements as O(memory_max). A user's systemd has this limit only if it was given the
+        controller; see C(Delegate) in the manual page C(systemd.resource-control).
     type: str
   tasks_max:
     description:
-      - How many processes and threads the job may have at once, V(1) to V(4194304). Beyond that the job's attempts
-        to start one fail.
-      - Needs what O(memory_max) needs.
+      - How many processes and threads the job may have at once, V(1) to V(4194304). At the limit, the job cannot
+        start another one.
+      - Has the same requirements as O(memory_max).
     type: int
   name:
     description:
       - A name for this work. While a job of that name is live in the async dir, launching it again
         does not start it twice. See
-        O(on_conflict) and O(rerun). Whatever happens at the same time, at most one job of a name is
-        live.
+        O(on_conflict) and O(rerun). At most one job of a name is live, even if several launches come at the same
+        time.
       - Made of letters and digits of ASCII, of C(._-@:+) and of blanks inside it, at most 200.
     type: str
   on_conflict:
@@ -179,9 +182,9 @@ options:
         attaches to it.
       - V(fail) refuses a launch with another specification, and says what differs.
       - V(attach) attaches to the live job as it is.
-      - V(replace) stops the live job, all of it, and then starts the new one. If it cannot be
-        stopped, nothing is started.
-      - The specification is what was asked for - command, C(chdir), C(env), C(stdin), limits and so
+      - V(replace) stops all processes of the live job and then starts the new one. If a process cannot be stopped,
+        nothing is started.
+      - The specification is everything that a launch asks for - command, C(chdir), C(env), C(stdin), limits and so
         on.
     type: str
     default: fail
@@ -193,9 +196,8 @@ options:
     description:
       - What to do if the latest job of that O(name) has finished.
       - V(always) starts a new one.
-      - V(on_failure) starts a new one unless it succeeded, V(never) starts none. What is not
-        started again is returned as
-        M(durable.jobs.job_status) would return it, with C(changed=false).
+      - V(on_failure) starts a new one unless the latest succeeded. V(never) starts none. If none is started, the
+        result is that of M(durable.jobs.job_status) for the latest job, with C(changed=false).
     type: str
     default: always
     choices:
@@ -204,16 +206,17 @@ options:
       - never
   retention:
     description:
-      - Seconds for which finished jobs are kept. A launch removes, in passing, jobs in the same async dir that
-        finished longer ago, whoever launched them. V(0) removes none. See M(durable.jobs.job_prune).
-      - A launch spends no more than a twentieth of a second on that, and looks only from time to time, the
-        less often the more jobs there are, but at least once an hour. What is left over goes with later launches.
-      - The latest job of a O(name) that was launched with another O(rerun) than V(always) stays, so that it is not
-        done again. So do jobs of the C(async) keyword, and jobs whose records are damaged.
+      - Seconds for which finished jobs are kept. A launch removes, in passing, the jobs in the same async dir that
+        finished longer ago, even those of other plays. V(0) removes none. See M(durable.jobs.job_prune).
+      - A launch spends at most a twentieth of a second on this. It looks only from time to time - at least once an
+        hour, and the less often the more jobs there are. Later launches remove the rest.
+      - The latest job of a O(name) stays if it was launched with another O(rerun) than V(always), so that its work is
+        not done again. Jobs of the C(async) keyword and jobs with damaged records stay, too.
     type: raw
     default: 1209600
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
   - durable.jobs.notify
@@ -223,16 +226,16 @@ attributes:
       - Nothing is started or written. The result has the id V(j0.0), with which
         M(durable.jobs.job_status) reports a skipped look.
         So has the result of a launch that O(creates) or O(removes) made unnecessary.
-      - With O(name) it says whether the job would be started, attached to or refused, and returns
-        the job that is there.
+      - With O(name) the result says whether the job would be started, attached to or refused, and describes the
+        existing job.
   diff_mode:
     support: full
     details:
       - With O(name), returns the specification of the latest job of that name and the one asked for
         now, secrets masked.
 notes:
-  - What is passed in O(env) and O(stdin), and the command and output of a task with C(no_log), is
-    never stored where a look would print it.
+  - The values of O(env) and O(stdin), and the command and output of a task with C(no_log), are never stored where a
+    look would print them.
 seealso:
   - module: durable.jobs.job_status
   - module: durable.jobs.job_prune

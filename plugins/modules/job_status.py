@@ -13,15 +13,13 @@ author:
 version_added: 0.1.0
 short_description: Look at a background job
 description:
-  - Takes one look at one job, launched by M(durable.jobs.job_start) or by the C(async) keyword of
-    ansible-core.
+  - Looks once at one job, which M(durable.jobs.job_start) or the C(async) keyword of ansible-core has launched.
   - Can be used in place of M(ansible.builtin.async_status), with the same parameters and results.
-  - The state is derived from evidence, never believed. A job whose processes are gone is not
-    reported as running.
+  - The state is derived from evidence on the target. A job whose processes are gone is not reported as running.
   - Fails if the job has finished and did not succeed.
-  - The result is changed when the job has finished, whoever launched it, as with M(ansible.builtin.async_status). After an
-    attached launch, a task that wants to say what this play has changed needs C(changed_when). M(durable.jobs.job_wait) and
-    the roles say it by themselves.
+  - The result is changed when the job has finished, as with M(ansible.builtin.async_status), even if another play has
+    launched the job. To report only changes of this play after an attached launch, use C(changed_when).
+    M(durable.jobs.job_wait) and the roles do so by themselves.
 options:
   jid:
     description:
@@ -35,8 +33,8 @@ options:
   mode:
     description:
       - V(status) looks at the job.
-      - V(cleanup) removes the record and the files of a finished job. It is refused for a job that
-        is not finished, and changes nothing if there is no such job.
+      - V(cleanup) removes the record and the files of a finished job. It fails for a job that is not finished, and
+        changes nothing if there is no such job.
     type: str
     choices:
       - cleanup
@@ -44,14 +42,14 @@ options:
     default: status
   wait:
     description:
-      - Seconds to wait on the target for the end of the job. The answer comes as soon as it has
-        finished, at the latest after so long.
+      - Seconds to wait on the target for the end of the job. The answer comes as soon as the job has finished, and at
+        the latest after this time.
     type: raw
     default: 0
   output:
     description:
-      - How much of the output to return. V(full) returns at most 1 MiB of each stream, V(tail) the
-        last lines of at most 4 KiB, V(none) nothing.
+      - How much of the output to return. V(full) returns at most 1 MiB of each stream, V(tail) its last lines, at
+        most 4 KiB, and V(none) nothing.
     type: str
     choices:
       - full
@@ -60,24 +58,24 @@ options:
     default: full
   reveal:
     description:
-      - Whether to show the output also of a job that was launched with C(no_log). Without it, such a
-        job shows neither command nor output, whoever looks and whenever.
-      - What is shown is read from the job's files, which belong to the user as whom the job runs. The
-        command is stored nowhere and cannot be shown.
-      - It is a parameter of its own because a module cannot tell C(no_log=false) from a task that says
-        nothing about C(no_log).
+      - Whether to show the output of a job even if it was launched with C(no_log). Without this option, no look at
+        such a job shows its command or output.
+      - The output is read from the job's files, which belong to the job's user. The command is stored nowhere and
+        cannot be shown.
+      - This is a separate parameter because a module cannot distinguish C(no_log=false) from a task without
+        C(no_log).
     type: bool
     default: false
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
   check_mode:
     details:
-      - With O(mode=cleanup) nothing is removed, and no verdict is written down. For the id that
-        M(durable.jobs.job_start) returns
-        in check mode the look is skipped.
+      - With O(mode=cleanup) nothing is removed, and no final state is recorded. For the id that
+        M(durable.jobs.job_start) returns in check mode, the look is skipped.
 seealso:
   - module: durable.jobs.job_start
   - module: ansible.builtin.async_status

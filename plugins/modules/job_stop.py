@@ -13,63 +13,61 @@ author:
 version_added: 0.1.0
 short_description: Stop background jobs
 description:
-  - Ends jobs, each with all its processes - a signal that asks them to end, some time of grace, then
-    SIGKILL - and returns when it has been seen that nothing is left. All jobs are stopped at the same time.
-  - The state of such a job is V(stopped), and its dictionary says who asked, see RV(jobs).
+  - Ends jobs with all their processes - a signal that asks them to end, a time of grace, then SIGKILL. The task
+    returns when no process is left. All jobs are stopped at the same time.
+  - The state of a stopped job is V(stopped), and its dictionary names the user who asked; see RV(jobs).
   - A job that has finished before stays as it is, and does not make the task fail. A queued job never runs.
   - Also stops jobs whose keeper was killed, and jobs that the C(async) keyword of ansible-core launched.
-  - No process gets a signal that has not been proved to belong to the job.
+  - A process gets a signal only if it is proved to belong to the job.
 options:
   jobs:
     description:
       - The jobs to stop - a registered result of M(durable.jobs.job_start), looped or not, of
         M(durable.jobs.job_batch) or of M(ansible.builtin.command) and others with C(async); or a list of
         job ids, names, job dictionaries and such results, mixed.
-      - Skipped items of a loop and launches that failed are left out. A name means the latest job of that name. With an
-        empty list there is nothing to stop.
+      - Skipped items of a loop and launches that failed are left out. A name means the latest job of that name. An
+        empty list stops nothing.
     type: raw
     required: true
   signal:
     description:
       - The signal that asks the processes to end, by name or number.
-      - If it is not given, the O(durable.jobs.job_start#module:stop_signal) with which each job was launched; SIGTERM for
-        jobs of C(async).
+      - The default is the O(durable.jobs.job_start#module:stop_signal) with which each job was launched, and SIGTERM
+        for jobs of C(async).
     type: str
   grace:
     description:
       - Seconds between the signal and SIGKILL. V(0) sends SIGKILL at once.
-      - If it is not given, the O(durable.jobs.job_start#module:grace) with which each job was launched; 10 seconds for jobs
-        of C(async).
-      - A job that is being ended already, by its deadline or by an earlier stop, takes the shorter grace.
+      - The default is the O(durable.jobs.job_start#module:grace) with which each job was launched, and 10 seconds for
+        jobs of C(async).
+      - If a job is already being ended, by its deadline or by an earlier stop, the shorter grace counts.
     type: raw
   missing:
     description:
-      - What to do if a job cannot be found. V(fail) stops the others and then fails. V(ignore) is for plays
-        that stop what may not have been launched yet, or whose records may have been removed.
+      - What to do if a job cannot be found. V(fail) stops the others and then fails. V(ignore) is for plays that stop
+        jobs which may not have been launched yet, or whose records may have been removed.
     type: str
     default: fail
     choices:
       - fail
       - ignore
-  _controller:
-    description:
-      - Not for playbooks. Who runs ansible, and where, as the action plugin tells the module.
-    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
   check_mode:
     details:
-      - RV(stopped_jobs) and the message name the jobs that would be stopped. Nothing is signalled or written, and
-        a job that cannot be found does not make the task fail, for check mode may have left its launch out.
+      - RV(stopped_jobs) and the message name the jobs that would be stopped. Nothing is signalled or written. A job
+        that cannot be found does not make the task fail, because check mode may have skipped its launch.
 notes:
-  - A job of C(async) is recognised by its C(async_wrapper) processes, whatever pid the record holds. If there are none, nothing
-    is signalled. A job that can be seen to be gone is V(lost), and there is nothing to stop. Of any other one the task fails.
-    Processes of it that had left the session and their parents before are not found.
-  - A process that may not be signalled, as one that has become root in the job of an ordinary user, survives. The task
-    fails and names it, also if C(/proc) hides it (mount option C(hidepid)); then its name is C(hidden process).
+  - A job of C(async) is recognised by its C(async_wrapper) processes, whatever pid the record holds. If there are
+    none, nothing is signalled. If the job is provably gone, it is V(lost), and there is nothing to stop. Otherwise
+    the task fails. Processes of the job that have left both its session and their parents are not found.
+  - A process that may not be signalled survives, for example one that has become root in the job of an ordinary user.
+    The task fails and names the process. If C(/proc) hides it (mount option C(hidepid)), its name is C(hidden
+    process).
   - The builtin M(ansible.builtin.async_status) then says of such a job that it has finished and failed, with C(killed) true.
 seealso:
   - module: durable.jobs.job_start

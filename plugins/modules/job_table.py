@@ -13,28 +13,28 @@ author:
 version_added: 1.0.0
 short_description: Show the jobs of many hosts as a table
 description:
-  - Prints what M(durable.jobs.job_info) has returned on each host as one plain table, under every stdout callback that
+  - Prints the results of M(durable.jobs.job_info) from all hosts as one plain table, under every stdout callback that
     writes text for people. The playbook C(durable.jobs.status) uses it.
   - Under a callback that writes for machines, such as C(ansible.posix.json), nothing is printed, and the table is in
     the result.
-  - The jobs that need attention come first, see P(durable.jobs.job_table#filter), which writes the same table.
+  - The jobs that need attention come first. P(durable.jobs.job_table#filter) makes the same table.
   - Runs on the controller and needs no connection. Use C(run_once) to show one table for all hosts.
 options:
   answers:
     description:
-      - For each host the result of M(durable.jobs.job_info) there, also of one that failed or could not reach the host.
+      - For each host its result of M(durable.jobs.job_info), even if the task failed or could not reach the host.
     type: dict
     required: true
   width:
     description:
-      - Columns that a line may have, V(0) for as many as it takes.
-      - By default as many as the terminal has, if they are more than 80; otherwise each job has one line.
+      - How many columns a line may have. V(0) sets no limit.
+      - The default is the width of the terminal if it has more than 80 columns; otherwise each job has one line.
     type: int
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.attributes
 notes:
-  - O(async_dir) has no effect. It is accepted, so that the defaults of the action group fit this module, too.
+  - O(async_dir) has no effect. It is accepted because the defaults of the action group apply to this module, too.
   - Set the variable C(durable_jobs_live_lines), the environment variable E(DURABLE_JOBS_LIVE_LINES) or C(live_lines) in
     the section C([durable_jobs]) of C(ansible.cfg) to V(false) and the callback shows the result instead.
 seealso:

@@ -14,16 +14,15 @@ version_added: 0.1.0
 short_description: Wait for any number of durable background jobs in one task
 description:
   - Waits for jobs that were launched before, all at once, and fails if one of them did not succeed.
-  - The jobs are watched on the target, without using its processor, so an end is noticed at once and
-    a look covers all jobs.
-  - The task is changed when a job has finished that the play has launched, and when one finishes during the wait. A job
-    that had finished before changes nothing, nor does one that a launch has attached to or kept, as its result tells. A
-    job that is a module counts if the module has changed something.
-  - A lost connection, an unreachable host or a reboot in between does not end the wait. It goes on as
+  - The target watches the jobs without using its processor. It notices an end at once, and one look covers all jobs.
+  - The task is changed when a job that the play has launched has finished, and when any job finishes during the wait.
+    A job that had finished before does not count. A job does not count either if its launch only attached to it or
+    kept it. A job that is a module counts if the module has changed something.
+  - A lost connection, an unreachable host or a reboot does not end the wait. It goes on as
     soon as the host answers again. The jobs of a host that was rebooted are V(lost).
   - Prints one line for each change, with the job's name or id, its state, how long it has been
-    running and how long it may, what it has reported of its progress, and how many jobs have finished.
-    Changes that come faster are collected, for up to 30 seconds.
+    running, its limit, its reported progress, and how many jobs have finished. Quick changes are shown together,
+    after at most 30 seconds.
 options:
   jobs:
     description:
@@ -31,9 +30,9 @@ options:
         M(durable.jobs.job_batch) or of M(ansible.builtin.command) and others with C(async); or a list of
         job ids, names, job dictionaries and such results, mixed.
       - Skipped items of a loop are left out. A launch that failed counts as a failed job.
-      - A job that is given twice counts once. A name means the latest job of that name. With an empty
-        list there is nothing to wait for, and the task succeeds.
-      - A job that cannot be found counts as failed, and the others are waited for all the same.
+      - A job that is given twice counts once. A name means the latest job of that name. With an empty list the task
+        succeeds at once.
+      - A job that cannot be found counts as failed. The task still waits for the others.
     type: raw
     required: true
   until:
@@ -47,41 +46,39 @@ options:
       - first_failed
   timeout:
     description:
-      - Seconds to wait at the most. Then the jobs are looked at once more. If the wait has not reached its goal, the task
-        fails and says which jobs are still going. They are left alone.
-      - If the host cannot be reached when the time is over, it is unreachable, and the message says both.
-      - Without it, the wait lasts as long as the jobs' own limits allow, which for a job without a limit may
-        be for ever. A job launched by C(async) whose processes were killed is V(lost), and so has finished. From within a
+      - Seconds to wait at the most. Then the task looks at the jobs once more. If the wait has not reached its goal,
+        the task fails and names the jobs that are still running. These jobs go on.
+      - If the host does not answer when the time is over, it is unreachable, and the message says both.
+      - Without this option, the wait lasts as long as the jobs' own limits allow. For a job without a limit that may
+        be for ever. A job launched by C(async) whose processes were killed is V(lost), and so has finished. From
+        within a
         container, or on a file system that other machines share, nobody can see that they are gone.
     type: raw
   reconnect_timeout:
     description:
-      - Seconds after which a host that does not answer any more is given up as unreachable.
+      - Seconds without an answer after which the host counts as unreachable.
     type: raw
     default: 600
   output:
     description:
       - How much of the output of the jobs to return - V(full), V(tail) for the last 4 KiB of each
         stream, or V(none).
-      - V(full) returns 16 MiB in total at the most, shared equally, of each stream the end.
+      - V(full) returns the end of each stream, at most 16 MiB in total, shared equally.
     type: str
     default: full
     choices:
       - full
       - tail
       - none
-  _part:
-    description:
-      - Not for playbooks. What the action plugin tells the module about the part of the wait that it is to do.
-    type: dict
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
 attributes:
   check_mode:
     details:
-      - Looks once and does not wait. Jobs that check mode has left out are left out here, too.
+      - Looks once and does not wait. Jobs that check mode has not launched are left out.
 notes:
   - The lines are shown under stdout callbacks that write text for people. Under others, such as C(ansible.posix.json), there
     are none. The variable C(durable_jobs_live_lines), the environment variable E(DURABLE_JOBS_LIVE_LINES) and

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the action plugins share: asking the engine on the target, by the direct way or through the module.
 
-The direct way is one command on the target, see ``boot``. It takes a tenth of the time of a module, which ansible-core
-sends as an archive that the target unpacks and compiles in every run. The module is the way in while there is no engine
-on the target, and wherever one command with data on its standard input cannot be had.
+The direct way is one command on the target, see ``boot``; a second one if the target has no engine yet. It takes a
+tenth of the time of a module, which ansible-core sends as an archive that the target unpacks and compiles in every run.
+The module is the way wherever a command with data on its standard input cannot be had.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class ForwardingAction(ActionBase):
 
         :raises JobError: a number among them is wrong. ansible-core would say so in the module, without an example.
         """
+        if "_told" in self._task.args:
+            raise JobError("_told is not for playbooks")
         # ansible-core takes null for a value in some places and not in others; to us it is as good as not given. Only
         # the jobs that somebody means to name must not be left out silently.
         given = self._task.args.items()
@@ -136,7 +138,11 @@ class _Direct:
             return None
         engine = Engine()
         command = " ".join([interpreter, *map(shlex.quote, engine.words())])
-        found = self._action._low_level_execute_command(command, in_data=engine.data(question))
+        for whole in (False, True):
+            data = engine.data(question, whole=whole)
+            found = self._action._low_level_execute_command(command, in_data=data)
+            if not question.finds_none(found["stdout"]):
+                break
         if not question.has_begun(found["stdout"]):
             return None
         answer = question.result(found["stdout"])

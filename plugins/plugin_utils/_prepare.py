@@ -81,8 +81,6 @@ def part_of(action: ActionBase, params: Args, task_vars: dict[str, t.Any]) -> Ar
         raise JobError("module is missing: give the fully qualified name of the module to run")
     if own is not None and not isinstance(own, dict):
         raise JobError("args must be a dictionary of the parameters of %s, not %r" % (name, own))
-    if "_part" in params:
-        raise JobError("_part is not for playbooks")
     made = Preparation(action, name, own or {}, task_vars)
     return made.check() if action._task.check_mode else made.prepare()
 

@@ -185,20 +185,21 @@ def test_first_launch_on_a_full_disk(full):
     | it fails and leaves nothing; with room again it works
     """
     where = store.Store.open(str(full.path / "jobs"), create=True)
-    content = boot.sealed(os.urandom(200_000))
+    name = boot.installed_name("0" * 32)
+    content = boot.sealed(name, {"main": os.urandom(200_000)})
     for left in range(0, 60, 6):
         full.drain()
         full.fill(left)
         try:
-            installation.install(where, boot.installed_name("0" * 32), content, needed=True)
+            installation.install(where, name, content, needed=True)
         except JobError as error:
             assert "No space left on device" in error.msg
             engines = full.path / "jobs" / ".durable" / "engine"
             assert not engines.exists() or not list(engines.glob("*.new"))
     full.drain()
     launcher = Launcher(full.path / "jobs", engine=full.path.parent / "engine")
-    installation.install(where, boot.installed_name("0" * 32), content, needed=True)
-    assert boot.installed(where.path, boot.installed_name("0" * 32)) == content
+    installation.install(where, name, content, needed=True)
+    assert boot.installed(where.path, name) == content
     assert launcher.finished(launcher.shell("true"))["state"] == "succeeded"
 
 

@@ -51,11 +51,11 @@ def installed(async_dir):
     return engines(async_dir) / name
 
 
-def planted(mark):
+def planted(mark, name):
     """Return an engine that is whole, but does what somebody else wants: it makes a file."""
     line = f"open({str(mark)!r}, 'w').close()"
     codes = {part: marshal.dumps(compile(line, part, "exec")) for part in ("__init__", "main")}
-    return boot.sealed(marshal.dumps(codes))
+    return boot.sealed(name, codes)
 
 
 def put(path, content, mode=0o600):
@@ -207,13 +207,13 @@ def test_an_engine_that_another_user_has_planted(ground, plant):
     mark, spoils = ground / "ran", ground / "spoils"
     spoils.mkdir()
     path = installed(ground / "async")
-    put(path, planted(mark))
+    put(path, planted(mark, path.name))
     with contextlib.suppress(subprocess.CalledProcessError):
         ask(str(ground / "async"))
     assert mark.exists(), "were it ours, it would be run"
     mark.unlink()
     path.unlink()
-    plant(path, planted(mark), spoils)
+    plant(path, planted(mark, path.name), spoils)
     assert ask(str(ground / "async")) == (False, None)
     begun, answer = ask(str(ground / "async"), whole=True)
     assert begun and ("total" in answer or answer["failed"])
@@ -260,7 +260,7 @@ class Swapped:
         self.path = installed(ground / "async")
         self.content = self.path.read_bytes()
         self.target = ground / "evil"
-        put(self.target, planted(self.mark))
+        put(self.target, planted(self.mark, self.path.name))
         os.chown(self.target, STRANGER, STRANGER)
 
     def ours(self):
@@ -273,7 +273,7 @@ class Swapped:
         if self.kind == "a link":
             bad.symlink_to(self.target)
         else:
-            put(bad, planted(self.mark), 0o600 if self.kind == "his own" else 0o666)
+            put(bad, planted(self.mark, self.path.name), 0o600 if self.kind == "his own" else 0o666)
             os.chown(bad, STRANGER if self.kind == "his own" else 0, -1)
         os.rename(bad, self.path)
 
@@ -354,7 +354,7 @@ def test_an_engine_of_another_release_or_python(tmp_path):
     other_python = f"{digest}.{int(magic, 16) ^ 1:04x}"
     others = [boot.installed_name("0" * 32), other_python]
     for name in others:
-        put(path.with_name(name), planted(mark))
+        put(path.with_name(name), planted(mark, name))
     assert ask(str(async_dir)) == (False, None)
     assert ask(str(async_dir), whole=True)[0] and ask(str(async_dir))[0]
     assert sorted(os.listdir(path.parent)) == sorted([path.name, *others])

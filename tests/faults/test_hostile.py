@@ -160,7 +160,7 @@ def launch_and_lose(async_dir, umask, executable):
     made = Launcher.__new__(Launcher)
     made.store, made.jobs = where, []
     name = boot.installed_name("0" * 32)
-    installation.install(where, name, boot.sealed(b""), needed=True)
+    installation.install(where, name, boot.sealed(name, {}), needed=True)
     made.program = program
     gate = async_dir + ".go"
     waits = f"until [ -e {gate} ]; do sleep 0.02; done"

@@ -51,7 +51,7 @@ def counts(tmp_path, reaps, what):
     environment = {**os.environ, "PYTHONPATH": str(TREE)}
     with subprocess.Popen(command, env=environment, start_new_session=True) as process:
         try:
-            until(lambda: result.exists() or process.poll() is not None, "the count")
+            until(lambda: result.exists() or process.poll() is not None, "the count", patience=300)
         finally:
             os.killpg(process.pid, signal.SIGKILL)
     return json.loads(result.read_text())
@@ -187,7 +187,7 @@ def test_forgetting_a_name_and_taking_its_lock_at_once(launcher):
 def put(place, number, moment):
     """Install an engine of that number, as if that had been at that moment; return the name of its file."""
     name = boot.installed_name(f"{number:032}")
-    installation.install(place, name, boot.sealed(b"engine"), needed=True)
+    installation.install(place, name, boot.sealed(name, {"main": b"code"}), needed=True)
     os.utime(place.private_path("engine", name), (moment, moment))
     return name
 

@@ -46,7 +46,7 @@ from _job import boot, installation, looking, store
 PROGRAM = os.path.join(os.path.dirname(store.__file__), "program.py")
 
 def launch(where, **changes):
-    installation.install(where, sys.argv[2], boot.sealed(b"engine"), needed=True)
+    installation.install(where, sys.argv[2], boot.sealed(sys.argv[2], {"main": b"code"}), needed=True)
     assert boot.installed(where.path, sys.argv[2]), "an engine of which a power cut has left a part is replaced"
     asked = {"async_dir": where.path, "jobs": [dict(json.loads(sys.argv[3]), **changes)]}
     argv = [sys.executable, "-I", "-S", PROGRAM]
@@ -121,7 +121,9 @@ class Life:
     def __init__(self, disk):
         self.disk = disk
         self.launcher = Launcher(disk.path / "jobs")
-        installation.install(self.launcher.store, ENGINE, boot.sealed(b"engine"), needed=True)
+        installation.install(
+            self.launcher.store, ENGINE, boot.sealed(ENGINE, {"main": b"code"}), needed=True
+        )
         self.launched = {}  # jid: the moment when the launch was reported
         self.reported = {}  # jid: the first moment when its end was, and what was said
         self.names = {}  # jid: its name

@@ -21,15 +21,15 @@ PACKAGE = Path(_job.__file__).parent
 PATIENCE = 30  # seconds after which a condition that does not come true is a failure
 
 
-def until(condition, what="the condition"):
+def until(condition, what="the condition", patience=PATIENCE):
     """Wait for a condition and return its value."""
-    limit = time.monotonic() + PATIENCE
+    limit = time.monotonic() + patience
     while time.monotonic() < limit:
         value = condition()
         if value:
             return value
         time.sleep(0.01)
-    raise AssertionError(f"{what} did not come true within {PATIENCE} s")
+    raise AssertionError(f"{what} did not come true within {patience} s")
 
 
 def request(*argv, **changes):

@@ -1,18 +1,22 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way into the engine. A face sends this file, a request and, where there is no engine yet, the engine::
+"""The way into the engine. A face sends this file, a line of JSON, the engine's sources where needed, and a request::
 
-    python3 -I -S -c 'import sys; exec(sys.stdin.buffer.read(<size of this file>))' < this file, request, engine
+    python3 -I -S -c 'import sys; exec(sys.stdin.buffer.read(<size of this file>))' < this file, line, sources, request
 
 It is run from memory, so it needs no file on the target. It finds the installed engine, proves that nobody else can
 have written it, and runs what it has read: nothing can change between the proof and the run.
 
-Request: one line of JSON, see ``call``, and beside it::
+The line::
 
     {"nonce": "0a1b", "engine": "3f2c...",    the name of the engine, see installed_name
+     "sources": 0,                            how many bytes they have, see :func:`compiled`; 0 if they are not sent
      "configured": "/var/jobs",               the async dir, as it was configured; null for the target's own choice
-     "environment": {"LANG": "C"}}            variables for the job
+     "environment": {"LANG": "C"},            variables for the job
+     "launches": true}                        whether the request may launch something
+
+The request is described in ``call``.
 
 Answer, a line of standard output each: ``<nonce> missing``, if there is no engine and none came along; else
 ``<nonce> begun``, and then ``<nonce> <JSON>``, see ``main``.
@@ -36,7 +40,7 @@ except ImportError:
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType
-    from typing import Any
+    from typing import Any, BinaryIO
 
 MARK = b"durable.jobs engine\n" + MAGIC_NUMBER  # bytecode of another Python would crash ours
 PRIVATE_DIR, ENGINES = ".durable", "engine"
@@ -50,31 +54,65 @@ class Engine(_LoaderBasics):
     """
 
     def __init__(self, content: bytes) -> None:
-        self.parts: dict[str, bytes] = marshal.loads(content[len(MARK) + SUM_BYTES :])
+        self._content = content
+        self._places: dict[str, tuple[int, int]] = marshal.loads(content[len(MARK) + SUM_BYTES :])
 
     def find_spec(self, name: str, *_where: Any) -> ModuleSpec | None:
         """Find the package ``_job`` and its modules (importlib's protocol)."""
         package, _dot, part = name.partition(".")
-        if package != "_job" or (part or "__init__") not in self.parts:
+        if package != "_job" or (part or "__init__") not in self._places:
             return None
         loader: Any = self
         return ModuleSpec(name, loader, is_package=not part)
 
     def get_code(self, name: str) -> CodeType:
         """Return a module's code (importlib's protocol)."""
-        code: CodeType = marshal.loads(self.parts.pop(name.partition(".")[2] or "__init__"))
+        start, size = self._places[name.partition(".")[2] or "__init__"]
+        start += len(self._content)
+        code: CodeType = marshal.loads(memoryview(self._content)[start : start + size])
         return code
 
 
-def sealed(body: bytes) -> bytes:
-    """Return a file of the engine: what it is, a checksum, and its parts by name, each as marshalled code."""
-    return MARK + sha256(body).digest() + body
+def compiled(name: str, sources: bytes) -> bytes:
+    """Return the file of an engine for this Python: code without docstrings, which keepers would carry for nothing.
+
+    :param sources: compressed JSON, the source of each part by its name.
+    """
+    from zlib import decompress
+
+    codes = {}
+    for part, source in json.loads(decompress(sources)).items():
+        path = "durable.jobs/_job/%s.py" % part
+        code = compile(source, path, "exec", dont_inherit=True, optimize=2)
+        codes[part] = marshal.dumps(code)
+    return sealed(name, codes)
 
 
-def is_whole(content: bytes) -> bool:
-    """Tell whether a file of the engine is what was written."""
-    body = content[len(MARK) + SUM_BYTES :]
-    return content.startswith(MARK) and content == sealed(body)
+def sealed(name: str, codes: dict[str, bytes]) -> bytes:
+    """Return a file of the engine: what it is, a checksum, where each part is, and the parts.
+
+    :param name: of the file, which the checksum covers: a file that was renamed is no engine.
+    :param codes: marshalled code by the name of its part.
+    """
+    places, start = {}, 0
+    for part in reversed(
+        codes
+    ):  # places count from the end, for nobody knows yet how long the beginning will be
+        start -= len(codes[part])
+        places[part] = (start, len(codes[part]))
+    body = b"".join((marshal.dumps(places), *codes.values()))
+    return MARK + _checksum(name, body) + body
+
+
+def _checksum(name: str, body: bytes) -> bytes:
+    found: bytes = sha256(name.encode() + body).digest()
+    return found
+
+
+def is_whole(name: str, content: bytes) -> bool:
+    """Tell whether a file of the engine is what was written under its name."""
+    checksum, body = content[len(MARK) :][:SUM_BYTES], content[len(MARK) + SUM_BYTES :]
+    return content.startswith(MARK) and checksum == _checksum(name, body)
 
 
 def installed_name(digest: str) -> str:
@@ -115,7 +153,7 @@ def installed(path: str, name: str) -> bytes | None:
     finally:
         for fd in fds:
             os.close(fd)
-    return content if is_whole(content) else None
+    return content if is_whole(name, content) else None
 
 
 def say(nonce: str, text: str) -> None:
@@ -125,23 +163,27 @@ def say(nonce: str, text: str) -> None:
         data = data[os.write(1, data) :]
 
 
-def run(request: dict[str, Any], carried: bytes) -> None:
+def run(line: dict[str, Any], rest: BinaryIO) -> None:
     """Answer a request."""
-    os.environ.update(request.pop("environment"))
-    request["async_dir"] = async_dir(request.pop("configured"))
-    name = installed_name(request.pop("engine"))
-    nonce = request.pop("nonce")
-    content = installed(request["async_dir"], name)
-    if content is None and not carried:
-        say(nonce, "missing")
-        return
-    say(nonce, "begun")
-    sys.meta_path.insert(0, Engine(content or carried))
+    os.environ.update(line["environment"])
+    path, name = async_dir(line["configured"]), installed_name(line["engine"])
+    sources = rest.read(line["sources"])
+    content = installed(path, name)
+    new = None
+    if content is None:
+        if not sources:
+            rest.read()  # nobody is to fail because he cannot send it
+            say(line["nonce"], "missing")
+            return
+        content = compiled(name, sources)
+        new = (name, content)
+    say(line["nonce"], "begun")
+    sys.meta_path.insert(0, Engine(content))
+    del content, sources  # what is not needed any more, keepers are not to carry
     main = __import__("_job.main", fromlist=["main"])
-    answer = main.answer(request, None if content else (name, carried))
-    say(nonce, json.dumps(answer))
+    say(line["nonce"], json.dumps(main.respond(path, rest, new, launches=line["launches"])))
 
 
 if __name__ == "__main__":
-    run(json.loads(sys.stdin.buffer.readline()), sys.stdin.buffer.read())
+    run(json.loads(sys.stdin.buffer.readline()), sys.stdin.buffer)
     os._exit(0)  # nobody would gain from an orderly shutdown

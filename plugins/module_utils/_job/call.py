@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One call to the engine: the request of a face (a module or its action plugin), and what verbs need of it.
 
-A request, as JSON (``boot`` adds ``async_dir``, resolved on the target)::
+A request, as JSON (``main`` adds ``async_dir``, resolved on the target)::
 
     {"verb": "job_start",
      "params": {...},              the module's parameters, checked; what is a path is not expanded yet where ...

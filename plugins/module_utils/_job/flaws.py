@@ -222,6 +222,7 @@ _FOREIGN_RULES: Rules = {
     "stderr_bytes": _amount,
     "output_error": _or_null(_text),
     "survivors": _survivors,
+    "ansible_facts": lambda value: isinstance(value, dict),  # else ansible-core 2.17 crashes
 }
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import shlex
@@ -142,6 +141,8 @@ def unneeded(params: dict[str, Any]) -> str | None:
     for name, unwanted, says in (("creates", True, "exists"), ("removes", False, "does not exist")):
         path = params[name]
         if path is not None:
+            import glob  # which loads much; few launches ask this
+
             found = glob.glob(os.path.join(params["chdir"] or "", path))
             if bool(found) == unwanted:
                 return "not started: %s %s %s" % (name, found[0] if found else path, says)

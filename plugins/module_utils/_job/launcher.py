@@ -61,34 +61,98 @@ DESCRIPTORS = 21  # of each of them; and so many are left for the launcher:
 SPARE_DESCRIPTORS = 64
 
 
-def launch(request: Record) -> Record:
-    """Have a process of its own launch jobs, and adopt jobs; return its answer.
+class Launcher:
+    """A process that waits for a request, answers it and ends.
 
-    It ignores signals, may be put into a unit, and keepers are copies of it. So it is not the process that answers.
+    It ignores signals, may be put into a unit, and keepers are copies of it. So it is not the process that answers the
+    call, and best it is forked before that has read anything: keepers carry what the memory holds at that moment.
 
-    :raises JobError: it has died without an answer.
+    :raises OSError: no process can be made.
     """
-    answer_out, answer_in = os.pipe()
-    errors_out, errors_in = os.pipe()
-    pid = os.fork()
-    if pid == 0:
+
+    def __init__(self) -> None:
+        request_out, self._request = os.pipe()
+        self._answer, answer_in = os.pipe()
+        self._errors, errors_in = os.pipe()
         try:
-            _redirect(answer_in, errors_in)
-            _send(1, json.dumps(answer(request)).encode())
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+            self._pid = os.fork()
+        except OSError:
+            for fd in (
+                request_out,
+                self._request,
+                self._answer,
+                answer_in,
+                self._errors,
+                errors_in,
+            ):
+                os.close(fd)
             raise
-        finally:
-            os._exit(0)
-    os.close(answer_in)
-    os.close(errors_in)
-    data, errors = read_all(answer_out), read_all(errors_out)
-    _pid, status = os.waitpid(pid, 0)
-    if not data:
-        told = (status, errors.decode("utf-8", "replace").strip()[-2000:])
-        raise JobError("the launcher gave no answer (wait status %d): %s" % told)
-    found: Record = json.loads(data)
-    return found
+        if self._pid == 0:
+            try:
+                os.close(self._request)
+                data = read_all(request_out)
+                if data:
+                    _redirect(answer_in, errors_in)
+                    _send(1, json.dumps(answer(json.loads(data))).encode())
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+                raise
+            finally:
+                os._exit(0)
+        for fd in (request_out, answer_in, errors_in):
+            os.close(fd)
+
+    def ask(self, request: Record) -> Record:
+        """Return the answer. :raises JobError: the launcher has died without one."""
+        try:
+            _send(self._request, json.dumps(request).encode())
+        except BrokenPipeError:  # what it died of is in the errors
+            pass
+        data, errors, status = self._end()
+        if not data:
+            told = (status, errors.decode("utf-8", "replace").strip()[-2000:])
+            raise JobError("the launcher gave no answer (wait status %d): %s" % told)
+        found: Record = json.loads(data)
+        return found
+
+    def dismiss(self) -> None:
+        """End it, without a request."""
+        self._end()
+
+    def _end(self) -> tuple[bytes, bytes, int]:
+        os.close(self._request)
+        data, errors = read_all(self._answer), read_all(self._errors)
+        _pid, status = os.waitpid(self._pid, 0)
+        return data, errors, status
+
+
+_ready: list[Launcher] = []
+
+
+def get_ready() -> None:
+    """Start a launcher, for the first launch to come."""
+    try:
+        _ready.append(Launcher())
+    except OSError:  # perhaps there will be nothing to launch
+        pass
+
+
+def dismiss() -> None:
+    """End the launcher that waits, if it has not been needed."""
+    while _ready:
+        _ready.pop().dismiss()
+
+
+def launch(request: Record) -> Record:
+    """Have a launcher launch jobs, and adopt jobs; return its answer.
+
+    :raises JobError: there is none, or it has died without an answer.
+    """
+    try:
+        launcher = _ready.pop() if _ready else Launcher()
+    except OSError as error:
+        raise JobError("cannot start the launcher: %s" % error.strerror) from None
+    return launcher.ask(request)
 
 
 def _redirect(answer: int, errors: int) -> None:
@@ -231,7 +295,7 @@ def adopt_all(store: Store, jids: list[str]) -> None:
 
 
 def _leave_stdio() -> None:
-    """Let go of what the module waits for and of a terminal, if there is one."""
+    """Let go of what the caller waits for, and of a terminal, if there is one."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 
 from .call import Call
 from .errors import JobError
@@ -13,6 +14,8 @@ from .printable import make_printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import BinaryIO
+
     # ansible-core sends along what it sees imported: here all verbs, and through them all of the engine.
     from . import (  # noqa: F401
         verb_adopt,
@@ -31,6 +34,25 @@ if TYPE_CHECKING:
     from .schema import Record
 
 PREFIX = "job_"
+
+
+def respond(
+    async_dir: str, rest: BinaryIO, engine: tuple[str, bytes] | None, *, launches: bool
+) -> Record:
+    """Return the result of a request that has yet to be read.
+
+    :param engine: name and content of the engine, if it is to be installed.
+    :param launches: whether the request may launch something.
+    """
+    if not launches:
+        return answer(dict(json.loads(rest.read()), async_dir=async_dir), engine)
+    from . import launcher
+
+    launcher.get_ready()
+    try:
+        return answer(dict(json.loads(rest.read()), async_dir=async_dir), engine)
+    finally:
+        launcher.dismiss()
 
 
 def answer(request: Record, engine: tuple[str, bytes] | None) -> Record:

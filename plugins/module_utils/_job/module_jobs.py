@@ -17,7 +17,7 @@ What the action plugin sends, for each module (see plugins/plugin_utils/_prepare
 
 from __future__ import annotations
 
-import base64
+from binascii import a2b_base64
 
 from .launch import build_request
 from .staging import SHELL, Payload, Staged, stage
@@ -50,7 +50,7 @@ def stage_part(where: Store, part: dict[str, Any]) -> Staged:
     payload, args = part["payload"], part["payload"]["args"]
     content = payload["content"].encode("utf-8", "surrogateescape")
     if payload["base64"]:
-        content = base64.b64decode(content)
+        content = a2b_base64(content)
     made = Payload(
         part["module"],
         name=payload["name"],

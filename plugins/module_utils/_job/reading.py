@@ -100,6 +100,11 @@ class Reader:
         self._bell = -1 if bell is None else bell
         self.record: Record = looking.judged(self._job, settle=self._settle)
 
+    def _look_again(self) -> None:
+        self._look()
+        if self.record["finished"] and isinstance(self._source, _Text):
+            self._source = self._open()
+
     def _open(self) -> _File | _Text:
         private = self.record.get(schema.PRIVATE) or {}
         try:
@@ -136,15 +141,15 @@ class Reader:
                     return
             left = until - time.monotonic()
             if left <= 0:
+                if seconds > 0:
+                    self._look_again()  # an end's bell may be late: it rings when the keeper is gone
                 return
             pause = min(left, RECHECK_INTERVAL)
             if self._bell < 0:
                 time.sleep(pause)
             elif not _rings(self._bell, pause):
                 continue
-            self._look()
-            if self.record["finished"] and isinstance(self._source, _Text):
-                self._source = self._open()
+            self._look_again()
 
     def tail(self, lines: int, limit: int) -> int:
         """Return where the last so many lines begin, of which all together have at most ``limit`` bytes."""

@@ -42,6 +42,13 @@ class Reference:
         self.is_ours = is_ours
         self.launched = launched or {}
 
+    def learn(self, other: Reference) -> None:
+        """Add what another reference to the same job tells of it."""
+        # A job may be launched and, by another item of the loop, attached to.
+        if other.is_ours is not None:
+            self.is_ours = bool(self.is_ours or other.is_ours)
+        self.launched = self.launched or other.launched
+
     def plain(self) -> object:
         """Return what :func:`references` reads as the same reference, and no more."""
         if self.jid is None:
@@ -62,11 +69,8 @@ def references(jobs: object) -> list[Reference]:
     """
     found: dict[object, Reference] = {}
     for one in _flat(jobs, "jobs"):
-        same = found.setdefault((one.jid, one.name, id(one.failure) if one.failure else None), one)
-        # A job may be launched and, by another item of the loop, attached to.
-        if one.is_ours is not None:
-            same.is_ours = bool(same.is_ours or one.is_ours)
-        same.launched = same.launched or one.launched
+        key = (one.jid, one.name, id(one.failure) if one.failure else None)
+        found.setdefault(key, one).learn(one)
     return list(found.values())
 
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 
 from . import folder
 from .errors import JobError
@@ -36,6 +35,7 @@ NEW, OLD = "new", "old"
 SHELL = "shell"  # ours: no module, but a line for a shell
 SCRATCH = "tmp"  # the module's own folder for scratch files, beside it
 # What ansible-core's wrapper is known by, in its releases: arguments in it are literals of Python.
+PIECE = 1 << 16  # bytes of a file that are copied at once
 _WRAPPED = (b"_ansiballz_main(", b"ANSIBALLZ_PARAMS")
 
 
@@ -159,7 +159,10 @@ def _fill(staged: Staged, job: Job, payload: Payload, tmpdir: str, extra: dict[s
         with open(_opened(path), "rb") as source, open(
             folder.stage(job, [str(number)], name, executable=True), "wb"
         ) as sink:
-            shutil.copyfileobj(source, sink)
+            piece = source.read(PIECE)
+            while piece:
+                sink.write(piece)
+                piece = source.read(PIECE)
         payload.put(stands, _own(job, str(number), name))
     if payload.style == SHELL:
         staged.argv = [*payload.interpreter, payload.content.decode("utf-8", "surrogateescape")]

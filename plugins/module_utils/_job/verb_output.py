@@ -40,7 +40,8 @@ def run(call: Call) -> Record:
     except (FileNotFoundError, MissingRecord):
         if call.check_mode and params["name"] is not None:
             text = "there is no job of that name; the launch before may be one that check mode left out"
-            return _skipped(params, text)
+            # With that id the tasks that follow are skipped, too.
+            return _skipped(dict(params, jid=schema.PREDICTED_JID), text)
         raise JobError(why_absent(call.async_dir, params["jid"], params["name"])) from None
     except OSError as error:
         why = "cannot read the output in %s as user %s: %s"
@@ -68,4 +69,4 @@ def _skipped(params: Record, why: str) -> Record:
     nothing: Record = dict.fromkeys(("cut_from", "cut_to", "state", "reason", "size"))
     nothing.update(content="", content_lines=[], offset=0, next_offset=0, lost_bytes=0, eof=True)
     nothing.update(ansible_job_id=params["jid"], name=params["name"], stream=params["stream"])
-    return dict(nothing, finished=True, changed=False, skipped=True, msg=why)
+    return dict(nothing, finished=True, changed=False, shrunk=False, skipped=True, msg=why)

@@ -48,10 +48,13 @@ def _answer(call: Call) -> Record:
             return wait(job, params["wait"], settle=settle, **shown)
         found = look(job, settle=settle)
     except (FileNotFoundError, MissingRecord):
-        nothing = schema.present(schema.unknown(params["jid"]))
+        may_be_predicted = call.check_mode and params["name"] is not None
+        # With that id the tasks that follow know of it, too.
+        jid = schema.PREDICTED_JID if may_be_predicted else params["jid"]
+        nothing = schema.present(schema.unknown(jid))
         if cleanup:
             return nothing
-        if call.check_mode and params["name"] is not None:
+        if may_be_predicted:
             text = "there is no job of that name; the launch before may be one that check mode left out"
             return dict(nothing, skipped=True, msg=text)
         raise JobError(why_absent(call.async_dir, params["jid"], params["name"])) from None

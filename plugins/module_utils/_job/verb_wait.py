@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from . import waiting
+from . import schema, waiting
 from .call import why_absent
 from .references import references
 
@@ -59,11 +59,19 @@ def run(call: Call) -> Record:
     result["changed"] = waiter.has_changed()
     result.update(done=True, news=waiter.news(part["seen"]))
     if call.check_mode:
-        result["failed"] = bool(result["failed_jobs"]) and result["counts"][waiting.MISSING] == 0
+        _predict(result)
     elif not done:
         going = _some(result["unfinished_jobs"])
         result.update(failed=True, msg="still going after %g s: %s" % (params["timeout"], going))
     return result
+
+
+def _predict(result: Record) -> None:
+    """Let a look of check mode say of jobs that are not there that they may be when it counts."""
+    result["failed"] = bool(result["failed_jobs"]) and result["counts"][waiting.MISSING] == 0
+    for job in result["jobs"]:
+        if job["state"] is None:  # with that id the tasks that follow know of it, too
+            job["ansible_job_id"] = job["ansible_job_id"] or schema.PREDICTED_JID
 
 
 def _summary(jobs: list[Record]) -> Record:

@@ -69,14 +69,14 @@ class Waiter:
         self._why_absent = absent
         self._meant: list[Reference] = []
         self._jobs: list[Job | None] = []  # None where there is none
-        jids = set()  # a job may be given by its jid and by its name
+        by_jid: dict[str, Reference] = {}  # a job may be given by its jid and by its name
         for reference in meant:
             job = _find(where, reference)
-            if job is None or job.jid not in jids:
+            if job is None or by_jid.setdefault(job.jid, reference) is reference:
                 self._meant.append(reference)
                 self._jobs.append(job)
-            if job is not None:
-                jids.add(job.jid)
+            else:
+                by_jid[job.jid].learn(reference)
         self._bells = _Bells(self._jobs)
         # In this order: a bell that was taken before a look misses nothing that happens after it.
         self._bells.hang(list(range(len(self._meant))))

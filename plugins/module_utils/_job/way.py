@@ -27,6 +27,9 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 DEFAULT = ".ansible_async"  # where an async dir is below a home, if nobody has said anything else
+_SHARED = (
+    "if several users share it, set ansible_async_dir to ~/.ansible_async, which is each user's own"
+)
 _MAX_LINKS = 40  # symlinks on the way to a folder, as the kernel counts them
 
 
@@ -118,13 +121,12 @@ def check_own(path: str, found: os.stat_result, write: bool) -> None:
     """Refuse an async dir that is not ours alone to change. :raises JobError: saying why, and what to do."""
     owner = found.st_uid
     if owner != os.geteuid():
-        advice = (
-            "run the task as that user (become_user: %s) or give another async_dir"
-            % user_name(owner)
-        )
+        advice = "run the task as that user (become_user: %s) or give another async_dir; %s"
+        advice %= user_name(owner), _SHARED
         raise refusal(path, "it belongs to user %s" % user_name(owner), advice)
     if others_write(found) and not found.st_mode & stat.S_ISVTX:
-        raise refusal(path, "other users can write to it", "chmod go-w %s" % path)
+        advice = "chmod go-w %s; %s" % (path, _SHARED)
+        raise refusal(path, "other users can write to it", advice)
     if write and not os.access(path, os.W_OK | os.X_OK):
         raise refusal(path, "it is not writable", "make it writable or give another async_dir")
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
+from ansible_collections.durable.jobs.plugins.module_utils import _engine
 from ansible_collections.durable.jobs.plugins.module_utils._job import boot, installation, store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.tests.unit.support import ask
+from ansible_collections.durable.jobs.tests.unit.support import ask, question
 
 NAME = boot.installed_name("0" * 32)
 
@@ -27,12 +30,12 @@ def place(tmp_path):
 @pytest.fixture
 def engine(place):
     """Install an engine, and return the path of its file."""
-    installation.install(place, NAME, boot.sealed(b"content"), needed=True)
+    installation.install(place, NAME, boot.sealed(NAME, {"main": b"code"}), needed=True)
     return place.private_path("engine", NAME)
 
 
 def test_an_engine_that_is_installed_is_whole_and_for_its_owner_only(place, engine):
-    assert boot.installed(place.path, NAME) == boot.sealed(b"content")
+    assert boot.installed(place.path, NAME) == boot.sealed(NAME, {"main": b"code"})
     assert stat.S_IMODE(os.stat(engine).st_mode) == 0o600
     assert os.listdir(os.path.dirname(engine)) == [NAME]
 
@@ -116,6 +119,12 @@ def test_an_engine_of_another_user_is_none(place, engine, what):
     assert boot.installed(place.path, NAME) is None
 
 
+def test_an_engine_under_the_name_of_another_is_none(place, engine):
+    other = boot.installed_name("1" * 32)
+    os.rename(engine, place.private_path("engine", other))
+    assert boot.installed(place.path, other) is None
+
+
 def test_bytecode_of_another_python_is_none(place, engine):
     with open(engine, "rb") as file:
         content = file.read()
@@ -129,6 +138,16 @@ def test_bytecode_of_another_python_is_none(place, engine):
 def test_without_an_engine_nothing_is_done_and_it_is_said(place):
     assert ask(place.path) == (False, None)
     assert os.listdir(place.path) == []
+
+
+def test_without_an_engine_the_whole_question_is_read(place):
+    asked, engine = question(place.path, names=["x" * 1_000_000]), _engine.Engine()
+    with subprocess.Popen(
+        [sys.executable, *engine.words()], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdin.write(engine.data(asked))  # a broken pipe would be an error
+        process.stdin.close()
+        assert asked.finds_none(process.stdout.read().decode())
 
 
 def test_an_engine_that_comes_along_answers_and_is_there_the_next_time(place):
@@ -156,18 +175,18 @@ def test_an_engine_that_is_damaged_is_replaced(place):
 def test_what_is_not_ours_in_the_place_of_an_engine_is_refused(place, engine):
     link(engine)
     with pytest.raises(JobError, match="is a symlink, not a file"):
-        installation.install(place, NAME, boot.sealed(b"content"), needed=True)
+        installation.install(place, NAME, boot.sealed(NAME, {"main": b"code"}), needed=True)
 
 
 def test_only_the_latest_engines_stay_and_those_that_old_modules_use(place):
     engines = place.private_path("engine")
     for number in range(4):
-        content = boot.sealed(b"content")
+        content = boot.sealed(NAME, {"main": b"code"})
         installation.install(place, boot.installed_name("%032d" % number), content, needed=True)
         os.utime(os.path.join(engines, boot.installed_name("%032d" % number)), (number, number))
     os.makedirs(os.path.join(engines, "a" * 32, "_job"), mode=0o700)  # as release 0.1 installed it
     os.utime(os.path.join(engines, "a" * 32), (0, 0))
-    installation.install(place, NAME, boot.sealed(b"content"), needed=True)
+    installation.install(place, NAME, boot.sealed(NAME, {"main": b"code"}), needed=True)
     left = sorted(os.listdir(engines))
     assert left == sorted([NAME, *(boot.installed_name("%032d" % number) for number in (2, 3))])
 

@@ -353,7 +353,8 @@ WRONG = """{
     "elapsed": "0:00:05", "timeout": "soon", "rc": NaN, "name": 5, "reason": [1],
     "start": 5, "end": {}, "delta": 1.5, "deadline": [], "cmd": {"a": 1}, "changed": "yes",
     "stdout": 5, "stderr": null, "stdout_bytes": -1, "truncated": "no", "survivors": "all",
-    "output_error": 7, "progress": "half", "signal": 9, "containment": 1, "user": []
+    "output_error": 7, "progress": "half", "signal": 9, "containment": 1, "user": [],
+    "ansible_facts": 5
 }"""
 
 
@@ -379,6 +380,7 @@ def test_what_a_record_of_the_builtin_says_wrongly_is_not_believed(tmp_path, mor
     assert (found["stdout"], found["stderr"], found["stdout_lines"]) == ("", "", [])
     assert found["changed"] is False and found["truncated"] is False
     assert "survivors" not in found and found["output_error"] is None
+    assert "ansible_facts" not in found
     assert not found["failed"] or (isinstance(found["msg"], str) and found["msg"])
     json.dumps(found, allow_nan=False)
 

@@ -18,10 +18,7 @@ LIST = {"names": None, "states": None, "jids": None, "limit": 0, "order": "newes
 
 def request(path, verb="job_info", **changes):
     """Return a request as boot passes it on."""
-    asked = question(None, verb, **changes).request
-    for name in ("configured", "environment", "nonce"):
-        del asked[name]
-    return dict(asked, async_dir=str(path))
+    return dict(question(None, verb, **changes).request, async_dir=str(path))
 
 
 def opened(path):
@@ -58,8 +55,8 @@ def test_a_call_leaves_nothing_open(launcher, fails):
     path = launcher.store.path
     before = opened(path), resource.getrlimit(resource.RLIMIT_NOFILE)
     params = dict(LIST, output="none", jids=["../x"] if fails else None)
-    content = boot.sealed(b"content")
     name = boot.installed_name("0" * 32)
+    content = boot.sealed(name, {"main": b"code"})
     found = main.answer(request(path, params=params), (name, content))
     assert found.get("failed", False) is fails
     assert (opened(path), resource.getrlimit(resource.RLIMIT_NOFILE)) == before

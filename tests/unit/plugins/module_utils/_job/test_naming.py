@@ -3,7 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import hmac
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import naming
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
@@ -100,3 +104,8 @@ def test_a_diff_masks_secrets(launcher, running):
     assert shown["before"]["env"]["PASSWORD"] != shown["after"]["env"]["PASSWORD"]
     assert shown["before"]["cmd"] == ["sleep", "60"]
     assert naming.diff(launcher.store, asked(name="new"), create=True)["before"]["cmd"] is None
+
+
+@given(st.binary(max_size=200), st.binary())
+def test_the_keyed_digest_is_what_records_of_earlier_releases_hold(key, data):
+    assert naming.keyed_digest(key, data) == hmac.new(key, data, "sha256").hexdigest()

@@ -249,6 +249,21 @@ def test_waiting_ends_after_its_time(launcher):
     reader.close()
 
 
+def test_an_end_whose_bell_has_not_rung_is_seen_by_the_last_look(launcher):
+    job = launcher.gated("exit 0")
+    reader = reading(job)
+    # Somebody else who has the other end open keeps the bell from ringing, as a keeper does that is not gone yet.
+    fd = os.open(job.path("keeper"), os.O_RDWR)
+    launcher.release()
+    launcher.finished(job)
+    reader.wait(0, 0)
+    assert not reader.record["finished"]
+    reader.wait(0, 0.3)
+    os.close(fd)
+    assert reader.piece(0, MIB)["eof"] and reader.record["state"] == "succeeded"
+    reader.close()
+
+
 def test_a_job_that_no_log_hides_is_hidden_unless_it_is_revealed(launcher):
     job = launcher.shell("echo secret", no_log=True)
     launcher.finished(job)

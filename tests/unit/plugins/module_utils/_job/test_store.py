@@ -82,6 +82,16 @@ def test_somebody_elses_dir_is_refused(tmp_path):
         assert "belongs to user root" in refusal("/usr")
 
 
+def test_a_dir_that_users_share_is_refused_and_what_to_set_is_said(tmp_path):
+    tmp_path.chmod(0o777)
+    said = refusal(tmp_path)
+    assert "other users can write to it" in said
+    assert "set ansible_async_dir to ~/.ansible_async" in said
+    if os.geteuid() == 0:
+        os.chown(str(tmp_path), 12345, -1)
+        assert "set ansible_async_dir to ~/.ansible_async" in refusal(tmp_path)
+
+
 def test_a_missing_dir_is_not_made_for_a_look(tmp_path):
     with pytest.raises(FileNotFoundError):
         store.Store.open(str(tmp_path / "none"), create=False)

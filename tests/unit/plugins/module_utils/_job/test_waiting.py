@@ -53,6 +53,30 @@ def test_a_job_that_is_given_by_jid_and_by_name_counts_once(launcher):
     ]
 
 
+def test_what_is_known_of_a_job_that_is_given_twice_does_not_depend_on_the_order(launcher):
+    job = launcher.shell("exit 0", name="work", spec={"cmd": "x"})
+    launcher.finished(job)
+    result = {"ansible_job_id": job.jid, "changed": True, "user": "root", "results_file": "/x/y"}
+    attached = dict(result, changed=False)
+    for meant in (["work", result], [result, "work"], [attached, "work", result]):
+        given_twice = waiter(launcher, *meant)
+        assert len(given_twice.found) == 1 and given_twice.has_changed(), meant
+        given_twice.close()
+    assert not waiter(launcher, "work", attached).has_changed()
+    told = []
+    for meant in (["work", result], [result, "work"]):
+        found = references(meant)
+        given_twice = waits.Waiter(
+            launcher.store, found, lambda one: str(sorted(one.launched.items())), settle=True
+        )
+        os.rename(job.results_file, job.results_file + ".gone")
+        given_twice.look_again([0])
+        told.append(given_twice.found[0]["msg"])
+        os.rename(job.results_file + ".gone", job.results_file)
+        given_twice.close()
+    assert told == ["[('results_file', '/x/y'), ('user', 'root')]"] * 2
+
+
 def test_any_finished(launcher):
     jobs = [launcher.gated("exit 1"), launcher.shell("exit 0")]
     waiting = waiter(launcher, *jobs)

@@ -10,8 +10,9 @@ import pwd
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.keyword import async_wrapper
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._keyword import Order
+from ansible_collections.durable.jobs.plugins.sub_plugins.keyword import async_wrapper
 
 TMP = "/home/me/.ansible/tmp/ansible-tmp-17956-11284-1207"
 MODULE = TMP + "/AnsiballZ_command.py"
@@ -31,19 +32,19 @@ ARGS = TMP + "/args"
     ],
 )
 def test_the_words_of_every_core_are_understood(words, args, keeps):
-    order = async_wrapper.Order(["j123", "45", *words])
+    order = Order(["j123", "45", *words])
     assert order.limit == 45
     assert (order.path, order.args, order.keeps_tmpdir) == (MODULE, args, keeps)
     assert (order.module, order.tmpdir) == ("command", TMP)
 
 
 def test_a_folder_that_is_not_a_temporary_one_of_ansible_is_left_alone():
-    assert async_wrapper.Order(["j123", "45", "/srv/modules/mine", "_"]).keeps_tmpdir
+    assert Order(["j123", "45", "/srv/modules/mine", "_"]).keeps_tmpdir
 
 
 def test_nobody_else_runs_it():
     with pytest.raises(JobError, match="by nobody else"):
-        async_wrapper.Order(["j123", "45"])
+        Order(["j123", "45"])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_what_the_module_is_told_is_found_in_its_arguments(tmp_path, content, fo
     module, args = tmp_path / "module", tmp_path / "args"
     module.write_bytes(b"#!/bin/sh\n")
     args.write_bytes(content)
-    order = async_wrapper.Order(["j123", "45", str(module), str(args)])
+    order = Order(["j123", "45", str(module), str(args)])
     assert order.has_flag("no_log") is found
     assert not order.has_flag("check_mode")
 
