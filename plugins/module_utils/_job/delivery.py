@@ -296,17 +296,24 @@ class _Deliverer:
 def look_at_live(where: Store, jids: list[str]) -> None:
     """Look at the jobs whose end has not been told. One that is gone gets its verdict, and with that its event."""
     for jid in jids:
-        job = where.job(jid)
-        try:
-            record = looking.judged(job, settle=True)
-            if record["finished"]:
-                outbox.post(job, record)
-        except (MissingRecord, FileNotFoundError):
-            _drop_abandoned(job)
-        except (DamagedRecord, *MISHAPS):  # nobody can say here what has become of it
-            pass
-        finally:
-            job.close()
+        _has_ended(where, jid)
+
+
+def _has_ended(where: Store, jid: str) -> bool:
+    """Look at one such job: tell whether it has ended, after its event has been written."""
+    job = where.job(jid)
+    try:
+        record = looking.judged(job, settle=True)
+        if record["finished"]:
+            outbox.post(job, record)
+        return bool(record["finished"])
+    except (MissingRecord, FileNotFoundError):
+        _drop_abandoned(job)
+    except (DamagedRecord, *MISHAPS):  # nobody can say here what has become of it
+        pass
+    finally:
+        job.close()
+    return False
 
 
 def _drop_abandoned(job: Job) -> None:
@@ -331,7 +338,8 @@ def _work(where: Store, jids: list[str], bell: int) -> None:
             try:
                 found = outbox.find(where, jid)
                 if found is not None:
-                    _deliver(where, found, silent)
+                    if found.lock():  # else a worker whose deliverer was killed is still at it
+                        _deliver(where, found, silent)
                     found.close()
             except MISHAPS:  # it is tried again
                 pass
@@ -399,9 +407,14 @@ def _attempt(
 
 
 def _without_event(where: Store, found: Outbox, asked: object) -> None:
-    """Deal with an outbox that should hold an event and does not: its writer was killed, or it has been damaged."""
+    """Deal with an outbox that should hold an event and does not.
+
+    It is being written at this moment, its writer was killed, the disk has no room for it, or all is damaged.
+    """
     if not isinstance(asked, dict) or not found.sinks():
         found.settle()  # nobody can know any more who was to be told
-        return
-    os.utime(found.fd, (0, 0))
-    look_at_live(where, [found.jid])
+    elif _has_ended(where, found.jid):
+        if found.read(outbox.EVENT) is None:
+            found.due_in(REST)
+    else:
+        found.await_event()

@@ -17,6 +17,7 @@ It does not lie in the job's folder, so that a job can be removed before its end
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -108,6 +109,21 @@ class Outbox:
         when = time.time() + seconds
         os.utime(self.fd, (when, when))
 
+    def await_event(self) -> None:
+        """Say that there is no event yet. If somebody writes it at this moment, it stays due."""
+        os.utime(self.fd, (0, 0))
+        # Whoever writes it after this makes it due, as any writing sets the time of a file.
+        if self.read(EVENT) is not None:
+            self.due_in(0)
+
+    def lock(self) -> bool:
+        """Be the only one who delivers this, until the file is closed; False if somebody else is."""
+        try:
+            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def settle(self) -> None:
         """Put the file into the job's folder, without secrets: nothing is left to deliver. It needs no room."""
         asked = self.read(SINKS)
@@ -194,6 +210,8 @@ def post(job: Job, record: Record) -> None:
     try:
         if outbox.read(EVENT) is None:
             _write_event(outbox, record)
+        elif os.fstat(outbox.fd).st_mtime == 0:
+            outbox.due_in(0)
     except MISHAPS:
         pass
     finally:

@@ -286,6 +286,48 @@ def test_an_event_outlives_the_records_of_its_job(launcher, receiver):
     assert not os.path.exists(os.path.dirname(job.path("x")))
 
 
+def test_an_event_that_is_written_while_a_worker_misses_it_stays_due(launcher, receiver):
+    receiver.behaviour = "error"
+    job = launcher.shell(FAILED, **asked({"url": receiver.url}))
+    until(lambda: reasons(job)[0])
+    found = outbox.find(launcher.store, job.jid)
+    receiver.behaviour = "ok"
+    found.await_event()  # as a worker does that has read the file just before the event was written
+    delivery.wake(launcher.store)
+    delivered(job)
+    found.close()
+
+
+def test_an_event_that_nobody_would_deliver_becomes_due_with_the_next_look(launcher, receiver):
+    receiver.behaviour = "error"
+    job = launcher.shell(FAILED, **asked({"url": receiver.url}))
+    record = launcher.finished(job)
+    until(lambda: reasons(job)[0])
+    found = outbox.find(launcher.store, job.jid)
+    assert found.lock()
+    os.utime(found.fd, (0, 0))
+    outbox.post(job, record)
+    assert os.fstat(found.fd).st_mtime > 0
+    found.close()
+    receiver.behaviour = "ok"
+    delivered(job)
+
+
+def test_no_two_workers_are_at_one_outbox(launcher, receiver):
+    receiver.behaviour = "error"
+    job = launcher.gated(FAILED, **asked({"url": receiver.url}))
+    found = outbox.find(launcher.store, job.jid)
+    assert found.lock()  # as a worker does whose deliverer has been killed
+    launcher.release()
+    launcher.finished(job)
+    other = launcher.shell(FAILED, **asked({"url": receiver.url}))
+    until(lambda: counts(other)["pending"] and reasons(other)[0])
+    assert notifications(job)["sinks"][0]["tries"] == 0
+    found.close()
+    receiver.behaviour = "ok"
+    delivered(job)
+
+
 def test_a_launch_that_fails_leaves_no_outbox(launcher, receiver):
     answer = launcher.raw(request("/nowhere/at/all", **asked({"url": receiver.url})))[0]
     assert "error" in answer
