@@ -32,6 +32,7 @@ from ansible_collections.durable.jobs.tests.unit.receiver import (
 from ansible_collections.durable.jobs.tests.unit.support import (
     PATIENCE,
     ask,
+    holders,
     question,
     request,
     until,
@@ -60,19 +61,6 @@ def notify(receiver, **changes):
 
 def told(job):
     return looking.look(job, show="none")["notifications"]
-
-
-def holders(path):
-    """Return the pids of those who deliver for an async dir: they have its bell open."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            fds = os.listdir(f"/proc/{pid}/fd")
-            if any(os.readlink(f"/proc/{pid}/fd/{fd}") == path for fd in fds):
-                found.append(int(pid))
-        except OSError:
-            continue
-    return found
 
 
 class Step(test_every_step.Step):

@@ -29,7 +29,7 @@ from ansible_collections.durable.jobs.tests.unit.receiver import (
     certificate,
     is_signed,
 )
-from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
+from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, holders, request, until
 
 FAILED = "exit 3"
 
@@ -337,21 +337,8 @@ def test_a_launch_that_fails_leaves_no_outbox(launcher, receiver):
 def test_when_nothing_is_left_nobody_stays(launcher, receiver):
     job = launcher.shell(FAILED, **asked({"url": receiver.url}))
     delivered(job)
-    until(lambda: not holders(launcher), "the end of who delivers")
-
-
-def holders(launcher):
-    """Return the pids of the processes that have the bell of an async dir open."""
     bell = launcher.store.private_path(outbox.FOLDER, delivery.BELL)
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            fds = os.listdir(f"/proc/{pid}/fd")
-            if any(os.readlink(f"/proc/{pid}/fd/{fd}") == bell for fd in fds):
-                found.append(int(pid))
-        except OSError:
-            continue
-    return found
+    until(lambda: not holders(bell), "the end of who delivers")
 
 
 def test_the_pauses_double_and_vary_and_have_a_limit():
