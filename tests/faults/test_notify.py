@@ -13,7 +13,6 @@ import shutil
 import signal
 import stat
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,8 @@ from ansible_collections.durable.jobs.tests.unit.support import (
 
 CANARY = "c4nary"
 ID = "%s:1:durable.jobs.finished"
-ENDS = int(os.environ.get("DURABLE_JOBS_ENDS", "200"))  # that come while all goes wrong; any number holds
+# So many jobs end while all goes wrong. The number is what a busy machine carries; any other holds, too.
+ENDS = int(os.environ.get("DURABLE_JOBS_ENDS", "200"))
 AT_ONCE = 10  # launched in one call: 50 take longer than a test waits where the disk is slow
 # Who may be killed, and from which of its calls on: what comes before has nothing to do with notifications.
 VICTIMS = {"keeper": r"/outbox", "runner": r"/outbox|wait4|waitid", "deliverer": "", "worker": ""}
