@@ -193,7 +193,7 @@ _KINDS: dict[str, t.Callable[[object], t.Any]] = {
     "notifications": _notifications,
     **dict.fromkeys(("submitted", "start", "end", "deadline"), text),
     **dict.fromkeys(("user", "containment", "results_file"), text),
-    **dict.fromkeys(("stdout_bytes", "stderr_bytes"), _whole),
+    **dict.fromkeys(("stdout_bytes", "stderr_bytes", "attempt"), _whole),
     **dict.fromkeys(schema.STREAMS, _output),
     "truncated": lambda value: value if isinstance(value, bool) else None,
 }
