@@ -9,8 +9,8 @@ import typing as t
 
 from ..module_utils._argspec import START_MODULE
 from ..module_utils._job.errors import JobError
+from ..plugin_utils._action_capture import part_of
 from ..plugin_utils._forward import IN_THE_BACKGROUND, ForwardingAction, refused
-from ..plugin_utils._prepare import part_of
 
 
 class ActionModule(ForwardingAction):

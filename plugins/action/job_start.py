@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..module_utils._argspec import ONE_COMMAND, START, with_on
-from ..module_utils._job import quantities
+from ..module_utils._argspec import ONE_COMMAND, START, checked, with_on
 from ..module_utils._job.errors import JobError
 from ..plugin_utils._forward import IN_THE_BACKGROUND, ForwardingAction
 
@@ -29,7 +28,7 @@ class ActionModule(ForwardingAction):
         raw = args.pop(RAW, None)
         if isinstance(raw, dict):  # a template that is all of the arguments
             args = with_on({**args, **raw})
-            quantities.checked(args)
+            checked(args, START.spec)
             return args
         if raw:
             wrong = [*(name for name in args if name not in START.spec), *_commands(args)]

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.common.validation import check_type_dict, check_type_list
 from ansible.module_utils.errors import UnsupportedError
 
 from ._job import notifying, quantities, schema
@@ -14,7 +17,7 @@ from ._job.poll_plan import DEFAULT_GRACE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Iterator
 
     from ._job.schema import Record
 
@@ -96,6 +99,16 @@ ONE_WORK = [*ONE_COMMAND, "module"]
 ONE_JOB: dict[str, Any] = {"jid": {"type": "str"}, "name": {"type": "str"}}
 SHOW: dict[str, Any] = {"type": "str", "choices": ["full", "tail", "none"]}
 REVEAL: dict[str, Any] = {"reveal": {"type": "bool", "default": False}}
+# What a list or a dictionary is like, for whoever gave something else: ansible-core's own words show no example.
+SAMPLES = {
+    "argv": "[rsync, -a, /data, /backup]",
+    "env": "{LANG: C.UTF-8}",
+    "args": "{src: /data, dest: /backup}",
+    "jobs": "[{cmd: /opt/backup}, {cmd: /opt/report}]",
+    "states": "[running, failed]",
+    "names": "[backup, web-*]",
+    "jids": "[j123456789012.3456]",
+}
 
 
 class Arguments:
@@ -145,6 +158,46 @@ def usable(params: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
     return quantities.checked({**params, **absent})
 
 
+def checked(params: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters with durations in seconds, and whole numbers, lists and dictionaries as such.
+
+    :param spec: their argument spec.
+    :raises JobError: naming the parameter whose value is wrong, the value unless it is secret, and an example.
+    """
+    found = quantities.checked(params)
+    for name, value in params.items():
+        option = spec.get(name, {})
+        kind, secret = option.get("type"), option.get("no_log", False)
+        if value is None or name not in SAMPLES or kind not in ("list", "dict"):
+            continue
+        with _said(name, kind, value, secret, SAMPLES[name]):
+            found[name] = check_type_list(value) if kind == "list" else check_type_dict(value)
+        for number, item in enumerate(found[name] if option.get("elements") == "dict" else ()):
+            with _said("%s[%d]" % (name, number), "dict", item, secret, "{cmd: /opt/backup}"):
+                check_type_dict(item)
+    return found
+
+
+@contextlib.contextmanager
+def _said(name: str, kind: str, value: Any, secret: bool, example: str) -> Iterator[None]:
+    """Say in words of our own what has another type than it must have."""
+    try:
+        yield
+    except (TypeError, ValueError):
+        what = "a list" if kind == "list" else "a dictionary"
+        found = "a value of type %s" % _type_of(value) if secret else quantities.shown(value)
+        text = "%s must be %s such as %s, not %s"
+        raise JobError(text % (name, what, example, found)) from None
+
+
+def _type_of(value: Any) -> str:
+    """Return the name of a plain type; ansible-core has types of its own for what comes from a playbook."""
+    return next(
+        (plain.__name__ for plain in (str, list, dict, bool, int) if isinstance(value, plain)),
+        type(value).__name__,
+    )
+
+
 def _unexpanded(spec: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, option in spec.items():
@@ -182,20 +235,18 @@ def _entries(params: dict[str, Any], spec: dict[str, Any]) -> list[dict[str, Any
     entries = []
     for number, entry in enumerate(params["jobs"]):
         try:
-            # First, for its words about a wrong number are better than those of the validator.
-            checked = validator.validate(quantities.checked(entry))
+            # First, for its words about a wrong value are better than those of the validator.
+            found = validator.validate(checked(entry, spec))
         except JobError as error:
             raise JobError(schema.NOTHING_LAUNCHED % (number, error)) from None
-        if checked.error_messages:
+        if found.error_messages:
             texts = [
                 ("unsupported parameters: %s" if isinstance(error, UnsupportedError) else "%s")
                 % error
-                for error in checked.errors
+                for error in found.errors
             ]
             raise JobError(schema.NOTHING_LAUNCHED % (number, "; ".join(texts)))
-        own = {
-            key: value for key, value in checked.validated_parameters.items() if value is not None
-        }
+        own = {key: value for key, value in found.validated_parameters.items() if value is not None}
         own["env"] = dict(shared["env"] or {}, **own.get("env", {}))
         entries.append({**dict.fromkeys(OWN), **shared, **own})
     return entries

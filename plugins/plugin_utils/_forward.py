@@ -20,9 +20,8 @@ from ansible.executor import module_common
 from ansible.module_utils.basic import heuristic_log_sanitize
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._argspec import Arguments, with_on
+from ..module_utils._argspec import Arguments, checked, with_on
 from ..module_utils._engine import Engine, Question
-from ..module_utils._job import quantities
 from ..module_utils._job.errors import JobError
 
 IN_THE_BACKGROUND = (
@@ -76,7 +75,7 @@ class ForwardingAction(ActionBase):
     def forwarded(self) -> dict[str, t.Any]:
         """Return the task's arguments with the async dir that the controller has been told of.
 
-        :raises JobError: a number among them is wrong. ansible-core would say so in the module, without an example.
+        :raises JobError: one of them is wrong. ansible-core would say so in the module, without an example.
         """
         if "_told" in self._task.args:
             raise JobError("_told is not for playbooks")
@@ -86,7 +85,7 @@ class ForwardingAction(ActionBase):
         args = {name: value for name, value in given if value is not None or name == "jobs"}
         if "notify" in self.arguments.spec:
             args = with_on(args)
-        quantities.checked(args)
+        checked(args, self.arguments.spec)
         configured = self.get_shell_option("async_dir", default=CORE_DEFAULT)
         if not args.get("async_dir") and configured != CORE_DEFAULT:
             args["async_dir"] = configured
@@ -199,10 +198,10 @@ class _Direct:
     ) -> Question | None:
         """Return what to ask; None if the arguments are wrong, which the module says in ansible-core's words."""
         arguments = self._action.arguments
-        checked = arguments.for_controller().validate(args)
-        if checked.error_messages or checked._deprecations or checked._warnings:
+        found = arguments.for_controller().validate(args)
+        if found.error_messages or found._deprecations or found._warnings:
             return None
-        params = dict(checked.validated_parameters, _told=told)
+        params = dict(found.validated_parameters, _told=told)
         facts = self._facts
         self._action._update_module_args(self._action.module, facts, self._vars)
         no_log = bool(facts["_ansible_no_log"])

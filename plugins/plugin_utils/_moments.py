@@ -1,7 +1,7 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""When a job began and ended, in seconds since 1970: its dictionary has the local time of its host. Private to the collection."""
+"""When a job began and ended, in seconds since 1970: its dictionary has local times. Private to the collection."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Builtin:
         """Return what async_status says of a job at this moment."""
         return self.ansible("ansible.builtin.async_status", f"jid={jid}")
 
-    def wrappers(self, jid: str) -> list[tree.Process]:
+    def wrappers(self, jid: str) -> list[processes.Process]:
         """Return the job's living async_wrapper processes; the watcher, which has the timeout, comes first."""
         return [
             one
@@ -77,12 +77,12 @@ class Builtin:
             and jid.partition(".")[0].encode() in _cmdline(one.pid)
         ]
 
-    def module(self, jid: str) -> list[tree.Process]:
+    def module(self, jid: str) -> list[processes.Process]:
         """Return the living process of the job's module."""
         wrappers = {one.pid for one in self.wrappers(jid)}
         return [one for one in self._marked() if one.parent in wrappers and one.pid not in wrappers]
 
-    def command(self, jid: str) -> list[tree.Process]:
+    def command(self, jid: str) -> list[processes.Process]:
         """Return the living processes that the job's module has started."""
         ours = {one.pid for one in (*self.wrappers(jid), *self.module(jid))}
         return [one for one in self._marked() if one.pid not in ours]
@@ -125,21 +125,21 @@ class Builtin:
     def close(self) -> None:
         """End what is left of the jobs."""
         for one in self._marked():
-            tree.send(one, signal.SIGKILL)
+            processes.send(one, signal.SIGKILL)
 
-    def _marked(self) -> list[tree.Process]:
+    def _marked(self) -> list[processes.Process]:
         mark = self.mark.encode()
         return sorted(
             (
                 one
-                for one in tree.all_processes().values()
+                for one in processes.all_processes().values()
                 if not one.zombie and mark in _environ(one.pid)
             ),
             key=lambda one: (one.started, one.pid),
         )
 
 
-def _phrase(status: dict[str, object], alive: list[tree.Process]) -> str:
+def _phrase(status: dict[str, object], alive: list[processes.Process]) -> str:
     if not status.get("finished"):
         names = ", ".join(sorted({one.name for one in alive}))
         return f"started, while {names} runs" if alive else "started for ever"

@@ -22,7 +22,7 @@ import uuid
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes
 from ansible_collections.durable.jobs.tests.unit import support
 
 # The machine's first process: it collects orphans, as an init does.
@@ -42,11 +42,11 @@ while True:
 LOOK = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from _job import looking, store
-from _job.folder import MissingRecord
+from _job import status, store
+from _job.record_io import MissingRecord
 where = store.Store.open(sys.argv[2], create=False)
 try:
-    found = looking.wait(where.job(sys.argv[3]), float(sys.argv[4]))
+    found = status.wait(where.job(sys.argv[3]), float(sys.argv[4]))
 except MissingRecord:
     found = None
 print(json.dumps(found))
@@ -92,7 +92,7 @@ class Machine:
         )
         assert self._unshare.stdout.readline() == b"up\n"
         (self.init,) = (
-            one.pid for one in tree.all_processes().values() if one.parent == self._unshare.pid
+            one.pid for one in processes.all_processes().values() if one.parent == self._unshare.pid
         )
 
     def power_off(self):

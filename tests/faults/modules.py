@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes
 
 PATIENCE = 60  # seconds after which a module that does not end is a failure
 OURS = _job.__name__.rpartition(".module_utils.")[0] + ".modules."
@@ -46,10 +46,10 @@ def run(name, arguments, *, environment=(), patience=PATIENCE):
 
 def kill(process):
     """Kill a module, and the engine that answers it."""
-    found = [one for one in tree.all_processes().values() if one.parent == process.pid]
+    found = [one for one in processes.all_processes().values() if one.parent == process.pid]
     process.kill()
     for one in found:
-        tree.send(one, signal.SIGKILL)
+        processes.send(one, signal.SIGKILL)
 
 
 def job_status(job, environment=(), **arguments):

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import kernel, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import kernel, processes
 from ansible_collections.durable.jobs.tests.faults.builtin import Builtin
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, until
 
@@ -26,7 +26,7 @@ LINE = "sleep 0.1 & (sleep 0.1 &) ; setsid sleep 0.1 & (setsid true &) ; until [
 
 def zombies(parent):
     return sorted(
-        one.pid for one in tree.all_processes().values() if one.zombie and one.parent == parent
+        one.pid for one in processes.all_processes().values() if one.zombie and one.parent == parent
     )
 
 
@@ -48,7 +48,7 @@ def ours(count, folder, parent):
 
 
 def alive(pid):
-    found = tree.process(pid)
+    found = processes.process(pid)
     return found is not None and not found.zombie
 
 

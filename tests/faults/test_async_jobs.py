@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     module_argv,
@@ -26,12 +26,14 @@ PATIENCE = 60
 OLD = 10  # seconds: a first record is not believed as long as that
 
 
-def kill(*processes, numbers=(signal.SIGSTOP, signal.SIGKILL)):
+def kill(*members, numbers=(signal.SIGSTOP, signal.SIGKILL)):
     """Kill processes, the watcher before what it watches."""
     for number in numbers:
-        for one in processes:
-            tree.send(one, number)
-    until(lambda: not any(tree.is_alive(one.pid, one.started) for one in processes), "their deaths")
+        for one in members:
+            processes.send(one, number)
+    until(
+        lambda: not any(processes.is_alive(one.pid, one.started) for one in members), "their deaths"
+    )
 
 
 def running(builtin):

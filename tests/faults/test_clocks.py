@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking
+from ansible_collections.durable.jobs.plugins.module_utils._job import status
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -154,13 +155,13 @@ def test_the_clock_goes_back_between_two_launches_of_a_name(launcher, clock, jum
     launcher.finished(first)
     clock.move(JUMPS[jump])
     second = launch(launcher, clock, WAIT + "exit 2", name="work", spec={"cmd": "2"})
-    assert launcher.store.latest("work").jid == second.jid
+    assert latest_job(launcher.store, "work").jid == second.jid
     assert look(second, clock)["state"] == "running"
     order = sorted([first, second], key=lambda job: job.read_record()["start"])
     assert order == sorted([first, second], key=lambda job: job.jid) == [second, first]
     launcher.release()
     assert look(second, clock, wait=SLACK)["rc"] == 2
-    assert launcher.store.latest("work").jid == second.jid
+    assert latest_job(launcher.store, "work").jid == second.jid
 
 
 # -- what stands still ------------------------------------------------------------------------------------------------
@@ -185,15 +186,15 @@ def test_a_keeper_that_stands_still(launcher, seconds):
     try:
         until_then = time.monotonic() + seconds
         while time.monotonic() < until_then:
-            found = looking.look(job)
+            found = status.look(job)
             assert (found["state"], found["reason"]) == ("running", None)
             time.sleep(min(1, seconds / 2))
         launcher.release()
         exited = until(lambda: job.slot("exit"))
-        assert looking.look(job)["state"] == "running", "what its keeper has not recorded yet"
+        assert status.look(job)["state"] == "running", "what its keeper has not recorded yet"
     finally:
         os.kill(keeper, signal.SIGCONT)
-    found = looking.wait(job, SLACK)
+    found = status.wait(job, SLACK)
     assert (found["state"], found["rc"], found["stdout"]) == ("failed", 3, "done")
     started = job.read_record()["durable_jobs"]["monotonic"]
     assert abs(found["elapsed"] - (exited["monotonic"] - started)) < 0.001
@@ -209,12 +210,12 @@ def test_a_deadline_passes_while_the_keeper_stands_still(launcher):
     keeper = launcher.keeper(job)[0]
     stop(keeper)
     try:
-        found = until(lambda: next((one for one in [looking.look(job)] if one["elapsed"] > 2.5), 0))
+        found = until(lambda: next((one for one in [status.look(job)] if one["elapsed"] > 2.5), 0))
         assert (found["state"], found["reason"], found["finished"]) == ("running", None, False)
     finally:
         os.kill(keeper, signal.SIGCONT)
     went_on = time.monotonic()
-    found = looking.wait(job, SLACK)
+    found = status.wait(job, SLACK)
     assert (found["state"], found["rc"]) == ("timed_out", -15)
     assert found["elapsed"] > 2.5 and time.monotonic() - went_on < 5
     assert launcher.processes(job) == []
@@ -229,10 +230,10 @@ def test_a_runner_that_stands_still(launcher):
     try:
         launcher.release()
         until(lambda: state(command) == "Z", "the end of the command")
-        assert looking.look(job)["state"] == "running"
+        assert status.look(job)["state"] == "running"
     finally:
         os.kill(runner, signal.SIGCONT)
-    found = looking.wait(job, SLACK)
+    found = status.wait(job, SLACK)
     assert (found["state"], found["rc"]) == ("failed", 3)
 
 
@@ -244,9 +245,9 @@ def test_a_deadline_passes_while_the_runner_stands_still(launcher):
     stop(runner)
     try:
         until(lambda: state(command) == "Z", "the end of the command")
-        assert looking.look(job)["state"] in ("running", "timed_out")
+        assert status.look(job)["state"] in ("running", "timed_out")
     finally:
         os.kill(runner, signal.SIGCONT)
-    found = looking.wait(job, SLACK)
+    found = status.wait(job, SLACK)
     assert (found["state"], found["failed"]) == ("timed_out", True)
     assert launcher.processes(job) == []

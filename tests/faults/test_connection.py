@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes
 from ansible_collections.durable.jobs.tests.bench import sshd
 from ansible_collections.durable.jobs.tests.faults import machine as machines
 from ansible_collections.durable.jobs.tests.faults.hosts import reached
@@ -49,8 +49,8 @@ class Server:
 
     def stop(self):
         """End it and all its connections."""
-        for one in [tree.all_processes()[self.pid], *self.sessions()]:
-            tree.send(one, signal.SIGKILL)
+        for one in [processes.all_processes()[self.pid], *self.sessions()]:
+            processes.send(one, signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
 
@@ -85,7 +85,7 @@ class Server:
         mark = str(self.folder / "cp").encode()
         return [
             one
-            for one in tree.all_processes().values()
+            for one in processes.all_processes().values()
             if mark in _cmdline(one.pid) and b"[mux]" in _cmdline(one.pid)
         ]
 
@@ -214,7 +214,7 @@ def test_the_sessions_process_is_killed(server, launcher, waits, pipelining):
     """
     wait = _begin(server, launcher, waits, pipelining)
     for one in server.sessions():
-        tree.send(one, signal.SIGKILL)
+        processes.send(one, signal.SIGKILL)
     wait.says(LOST)
     _finish(launcher, wait)
 
@@ -250,7 +250,7 @@ def test_the_control_master_is_killed(server, launcher, waits, pipelining):
     masters = server.masters()
     assert masters
     for one in masters:
-        tree.send(one, signal.SIGKILL)
+        processes.send(one, signal.SIGKILL)
     wait.says(LOST)
     _finish(launcher, wait)
 
@@ -271,7 +271,7 @@ def test_the_control_socket_is_removed(server, launcher, waits, pipelining):
         _finish(launcher, wait)
     finally:
         for one in masters:  # nobody else can reach them now
-            tree.send(one, signal.SIGKILL)
+            processes.send(one, signal.SIGKILL)
 
 
 @pipelined
@@ -336,7 +336,7 @@ def test_the_module_is_killed(server, launcher, waits, pipelining):
         "the look",
     )
     for one in server.modules():
-        tree.send(one, signal.SIGKILL)
+        processes.send(one, signal.SIGKILL)
     wait.says("gave no answer")
     _finish(launcher, wait)
 
@@ -373,10 +373,10 @@ def test_the_host_is_rebooted(server, launcher, waits, tmp_path):
 
 
 def _descendants(pid):
-    processes = tree.all_processes().values()
+    members = processes.all_processes().values()
     found, parents = [], {pid}
     while parents:
-        children = [one for one in processes if one.parent in parents and not one.zombie]
+        children = [one for one in members if one.parent in parents and not one.zombie]
         found += children
         parents = {one.pid for one in children}
     return found

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, store
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
 from ansible_collections.durable.jobs.tests.faults.hosts import reached
 
@@ -73,7 +74,7 @@ class Controller:
 
     def record(self, name):
         """Return the record of the latest job of a name, as it lies on the target."""
-        return store.Store.open(str(self.jobs), create=False).latest(name).read_record()
+        return latest_job(store.Store.open(str(self.jobs), create=False), name).read_record()
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +112,10 @@ def kill(play):
     Workers of ansible-playbook have sessions of their own. Jobs have, too, and are not the play's.
     """
     os.kill(play.pid, signal.SIGSTOP)  # it starts nothing more
-    processes = tree.all_processes()
-    workers = {one.pid for one in processes.values() if one.parent == play.pid}
+    members = processes.all_processes()
+    workers = {one.pid for one in members.values() if one.parent == play.pid}
     sessions = {play.pid} | {os.getsid(pid) for pid in workers if os.path.exists(f"/proc/{pid}")}
-    for one in processes.values():
+    for one in members.values():
         with contextlib.suppress(ProcessLookupError):
             if os.getsid(one.pid) in sessions:
                 os.kill(one.pid, signal.SIGKILL)

@@ -16,14 +16,16 @@ import sys
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
+    processes,
+    removing,
     schema,
     staging,
+    status,
     stopping,
     store,
-    tree,
 )
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import SLOT_BYTES
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import SLOT_BYTES
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -72,7 +74,7 @@ def check(launcher, damage, why, record_property):
     other = ended(launcher)  # under the same name: a damaged record does not block it
     assert modules.job_status(job, mode="cleanup")["erased"] == job.results_file
     assert nothing_left(job)
-    assert launcher.store.latest("work").jid == other.jid
+    assert latest_job(launcher.store, "work").jid == other.jid
 
 
 def changed(path, **changes):
@@ -244,8 +246,8 @@ def test_an_object_in_the_place_of_a_queued_job(launcher, damage):
     damage(queued.results_file)
     assert modules.job_status(queued)["state"] == "queued"
     launcher.release()
-    assert looking.wait(first, 30)["state"] == "succeeded"
-    found = looking.wait(queued, 30)
+    assert status.wait(first, 30)["state"] == "succeeded"
+    found = status.wait(queued, 30)
     assert (found["state"], found["rc"]) == ("failed", 4), found
 
 
@@ -310,7 +312,7 @@ def test_the_record_of_another_job(launcher, record_property):
         f"it is the record of job '{other.jid}'",
         record_property,
     )
-    assert looking.look(other)["state"] == "succeeded"
+    assert status.look(other)["state"] == "succeeded"
 
 
 def test_a_gigabyte(launcher, record_property):
@@ -356,8 +358,8 @@ def _looks_as_nobody():
     job.furnish()
     job.fill("exit", {"status": 3 << 8, "epoch": 1.0, "monotonic": 1.0})
     os.close(os.open(job.jid, os.O_CREAT | os.O_WRONLY, 0))
-    found = looking.look(job)
-    job.remove()
+    found = status.look(job)
+    removing.remove(job)
     return found, not os.path.lexists(job.jid)
 
 
@@ -415,7 +417,7 @@ def test_damage_and_the_death_of_the_keeper(launcher, damage):
     damage(job.results_file)
     keeper, _runner = job_pids(job)
     os.kill(keeper, signal.SIGKILL)
-    found = looking.wait(job, 30)
+    found = status.wait(job, 30)
     assert (found["state"], found["rc"]) == ("timed_out", -15)
     assert launcher.processes(job) == []
 
@@ -430,7 +432,7 @@ def test_damage_and_the_death_of_all(launcher, damage):
     os.kill(runner, signal.SIGSTOP)  # or it would give the job a new keeper
     for pid in (keeper, runner, command):
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not tree.process(command) or tree.process(command).zombie)
+    until(lambda: not processes.process(command) or processes.process(command).zombie)
     until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
     found = modules.job_status(job)
     assert (found["state"], found["reason"], found["rc"]) == ("lost", "record damaged", None)
@@ -512,7 +514,7 @@ def test_a_number_that_nothing_can_hold(launcher, name, value):
     asked = {"cmd": "sleep 60", "name": "work", "async_dir": launcher.store.path, name: value}
     found = modules.run(modules.OURS + "job_start", asked)
     assert found["failed"] and name in found["msg"] and "such as" in found["msg"], found["msg"]
-    assert launcher.store.latest("work") is None and launcher.store.jids() == []
+    assert latest_job(launcher.store, "work") is None and launcher.store.jids() == []
 
 
 def test_a_result_that_no_record_can_hold(launcher):

@@ -16,12 +16,12 @@ import pytest
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     boot,
     installation,
-    looking,
+    processes,
+    status,
     store,
-    tree,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import MissingRecord
 from ansible_collections.durable.jobs.tests.faults import disk as disks
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
 
@@ -125,9 +125,9 @@ def ended(job):
     """Return a function that tells whether every process of a job is gone."""
     private = job.read_record()["durable_jobs"]
     pids = [private["keeper"], private["runner"], private["command"]["pid"]]
-    ours = [one for one in map(tree.process, pids) if one is not None]
+    ours = [one for one in map(processes.process, pids) if one is not None]
     assert len(ours) == len(pids)
-    return lambda: not any(tree.is_alive(one.pid, one.started) for one in ours)
+    return lambda: not any(processes.is_alive(one.pid, one.started) for one in ours)
 
 
 class Gate:
@@ -219,7 +219,7 @@ def test_the_disk_fills_up_while_a_job_runs(full, crowded, gate, loud, builtin, 
     full.fill()
     gate.open()
     crowded.finished(job)
-    record = looking.look(job)
+    record = status.look(job)
     assert (record["state"], record["rc"], record["stdout_lines"][0]) == ("failed", 3, "begin")
     if full.scarce == "bytes":
         assert (record["truncated"], record["output_error"]) == (True, "No space left on device")
@@ -241,7 +241,7 @@ def test_the_disk_fills_up_when_a_job_ends(full, crowded, gate):
     full.fill()
     gate.open()
     assert (crowded.finished(job)["state"], crowded.finished(job)["rc"]) == ("failed", 3)
-    assert looking.look(job)["stdout"] == "y" * 1_000_000
+    assert status.look(job)["stdout"] == "y" * 1_000_000
 
 
 def test_the_disk_is_full_when_a_queued_job_is_to_start(
@@ -257,13 +257,13 @@ def test_the_disk_is_full_when_a_queued_job_is_to_start(
     ]
     crowded.raw(*asked, slots=1)
     first, queued = crowded.jobs
-    assert looking.look(queued)["state"] == "queued"
+    assert status.look(queued)["state"] == "queued"
     full.fill()
     gate.open()
     found = {"finished": False}
     while not found["finished"]:
         full.fill()
-        found = looking.wait(queued, 0.01)
+        found = status.wait(queued, 0.01)
     assert crowded.finished(first)["state"] == "succeeded"
     ran = (tmp_path / "ran").exists()
     record_property(full.scarce, found["state"])
@@ -286,7 +286,7 @@ def test_the_disk_breaks_while_jobs_run(disk, on_disk, gate, fault, builtin, rec
     launcher = on_disk
     done = launcher.shell("echo out; exit 3")
     launcher.finished(done)
-    before = looking.look(done)
+    before = status.look(done)
     ending = launcher.shell(f"echo begin; {gate.wait}; exit 4")
     lasting = launcher.shell("exec sleep 600")
     until(lambda: os.stat(ending.path("stdout")).st_size)
@@ -300,11 +300,11 @@ def test_the_disk_breaks_while_jobs_run(disk, on_disk, gate, fault, builtin, rec
     said = {"read-only": {"Read-only file system"}, "gone": {"Input/output error"}}[fault]
     until(lambda: refusal(disk.path) in said | {"Read-only file system"}, "the disk's refusal")
 
-    assert looking.look(done) == before
-    assert looking.wait(lasting, 0.5)["state"] == "running"
+    assert status.look(done) == before
+    assert status.wait(lasting, 0.5)["state"] == "running"
     gate.open()
     until(gone[0], "the end of all processes")
-    found = looking.wait(ending, 60)
+    found = status.wait(ending, 60)
     known = (found["state"], found["rc"]) == (
         "failed",
         4,
@@ -317,7 +317,7 @@ def test_the_disk_breaks_while_jobs_run(disk, on_disk, gate, fault, builtin, rec
         launcher.shell("true")
     os.kill(lasting.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
     until(gone[1], "the end of all processes")
-    state = looking.wait(lasting, 60)["state"]
+    state = status.wait(lasting, 60)["state"]
     assert state in ("lost", "failed")
     record_property("builtin", f"{fault}: {builtin.sees(theirs)}")
 
@@ -369,7 +369,7 @@ def test_a_folder_is_removed_under_a_running_job(
 def look(where, jid):
     """Take one look as a user does: nothing is open from before."""
     try:
-        found = looking.look(store.Store.open(where, create=False).job(jid))
+        found = status.look(store.Store.open(where, create=False).job(jid))
     except (FileNotFoundError, MissingRecord):
         return "not found"
     if not found["finished"]:

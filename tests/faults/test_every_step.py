@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, schema, status
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import truth
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
@@ -94,7 +95,7 @@ class Step:
             until(lambda: not truth.carrying(self.mark), f"the end of everything of {self.name}")
         finally:
             for one in truth.carrying(self.mark):
-                tree.send(one, signal.SIGKILL)
+                processes.send(one, signal.SIGKILL)
         return json.loads(answer)["jobs"][0] if answer else None
 
     def let_victim_be_born(self, process):
@@ -102,15 +103,15 @@ class Step:
         if self.victim != "successor":
             return b""
         answer = process.stdout.read()
-        job = self.launcher.store.latest(self.name)
+        job = latest_job(self.launcher.store, self.name)
         os.kill(self.launcher.keeper(job)[0], signal.SIGKILL)
         return answer
 
     def look(self):
         """Look at the job in the middle of it: whoever comes to a final verdict too early writes it down."""
-        job = self.launcher.store.latest(self.name)
+        job = latest_job(self.launcher.store, self.name)
         if job is not None:
-            looking.look(job)
+            status.look(job)
 
     def strace(self, pid, kill):
         """Attach strace to a stopped process, and let it go on."""
@@ -119,8 +120,8 @@ class Step:
         if kill:
             arguments += ["-e", "inject={}:signal=KILL:when={}".format(*kill)]
         tracer = subprocess.Popen(arguments)
-        status = Path(f"/proc/{pid}/status")
-        until(lambda: "State:\tt" in status.read_text(encoding="ascii"), "strace's attachment")
+        code = Path(f"/proc/{pid}/status")
+        until(lambda: "State:\tt" in code.read_text(encoding="ascii"), "strace's attachment")
         os.kill(pid, signal.SIGCONT)
         return tracer
 
@@ -145,18 +146,18 @@ class Step:
 
     def wrong(self, answer):
         """Return what is not true in the answer and in the first look after everything is over."""
-        job = self.launcher.store.latest(self.name)
+        job = latest_job(self.launcher.store, self.name)
         if job is None:
             wrong = ["the command ran, and there is no job"] if self.marks.begun else []
             return wrong + (["an answer without a job"] if "record" in (answer or {}) else [])
         self.launcher.jobs.append(job)
-        found = looking.look(job)
+        found = status.look(job)
         wrong = truth.lies(found, self.marks, may_be_lost=False)
         if self.marks.begun and found["state"] != self.state:
             wrong.append(f"it is {found['state']} instead of {self.state}")
         if "error" in (answer or {}) and answer["error"].get("ansible_job_id") != job.jid:
             wrong.append(f"there is a job, and the answer does not name it: {answer}")
-        if looking.look(job) != found:
+        if status.look(job) != found:
             wrong.append("two looks differ")
         return wrong
 

@@ -20,10 +20,10 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
+    processes,
+    status,
     stopping,
     store,
-    tree,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.faults import modules
@@ -102,7 +102,7 @@ class Inside:
 
 def at_the_deadline(inside, *words):
     job = inside.with_helper(*words, timeout=1)
-    return inside.told(looking.wait(job, 60))
+    return inside.told(status.wait(job, 60))
 
 
 def in_its_own_session(inside):
@@ -126,27 +126,27 @@ def stopped_without_a_keeper(inside):
         stopping.stop(job, number=15, grace=0.2, reason="test")
     except JobError:
         pass
-    return inside.told(looking.look(job))
+    return inside.told(status.look(job))
 
 
 def adopted(inside):
     job = inside.with_helper(timeout=3)
     inside.orphan(job)
     inside.launch.raw(adopt=[job.jid])
-    return inside.told(looking.wait(job, 60))
+    return inside.told(status.wait(job, 60))
 
 
 def command_without_a_keeper(inside):
     job = inside.job(*inside.program)
     inside.orphan(job)
-    return inside.told(looking.look(job))
+    return inside.told(status.look(job))
 
 
 def undumpable(inside):
     line = '"$@" & exec sleep 61'
     program = (SYSTEM_PYTHON, "-I", "-c", UNDUMPABLE)
     job = inside.job("/bin/sh", "-c", line, "sh", *program, timeout=1)
-    return inside.told(looking.wait(job, 60))
+    return inside.told(status.wait(job, 60))
 
 
 def main(name, folder):
@@ -328,8 +328,8 @@ def test_a_look_where_proc_is_of_no_use(elsewhere, launcher):
             assert found["pruned"] == []
         else:
             assert elsewhere.why in json.dumps(found), (module, found)
-    assert tree.is_alive(command["pid"], command["started"])
-    assert looking.look(job)["state"] == "running"
+    assert processes.is_alive(command["pid"], command["started"])
+    assert status.look(job)["state"] == "running"
 
 
 def test_a_look_that_needs_no_processes(launcher):
@@ -372,4 +372,4 @@ def test_a_look_from_another_namespace_with_a_proc_of_its_own(launcher):
         )
         found = json.loads(done.stdout)
         assert found["failed"] and "was launched outside of this pid namespace" in found["msg"]
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"

@@ -25,11 +25,13 @@ import pytest
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     boot,
     installation,
-    looking,
+    processes,
+    removing,
+    status,
     store,
-    tree,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
     STRANGER,
@@ -106,7 +108,7 @@ def remove(path):
 
 
 def alive(pid):
-    found = tree.process(pid)
+    found = processes.process(pid)
     return found is not None and not found.zombie
 
 
@@ -114,8 +116,8 @@ def state_of(async_dir):
     """Return the state of the job named work, or why it cannot be told."""
     with time_limit():
         try:
-            job = store.Store.open(str(async_dir), create=False).latest("work")
-            return looking.look(job)["state"] if job else "unknown"
+            job = latest_job(store.Store.open(str(async_dir), create=False), "work")
+            return status.look(job)["state"] if job else "unknown"
         except JobError as error:
             return error.msg
 
@@ -167,7 +169,7 @@ def launch_and_lose(async_dir, umask, executable):
     made.raw(request("/bin/sh", "-c", "echo hi; umask", name="work", spec={}, stdin="x"))
     made.raw(request("/bin/sh", "-c", waits))
     whole, broken = made.jobs
-    final = looking.wait(whole, PATIENCE)
+    final = status.wait(whole, PATIENCE)
     os.unlink(broken.results_file)
     os.mkdir(broken.results_file)
     os.close(os.open(gate, os.O_CREAT, 0o600))
@@ -393,7 +395,7 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
     with time_limit():
         again = launcher.store.job(job.jid)
         try:
-            found = looking.look(again)
+            found = status.look(again)
             assert found["state"] == "running", found
         except JobError as error:
             assert str(path) in error.msg
@@ -401,11 +403,11 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
         until(lambda: not any(alive(pid) for pid in pids))
     bait.assert_untouched()
     if name == "RECORD" and kind in ("folder", "foreign folder"):
-        assert not looking.look(again)["finished"] or looking.look(again)["rc"] == 3
+        assert not status.look(again)["finished"] or status.look(again)["rc"] == 3
     else:
         record = job.read_record()
         assert (record["state"], record["rc"]) == ("failed", 3)
-    again.remove()
+    removing.remove(again)
     assert not os.path.lexists(job.results_file)
 
 
@@ -616,9 +618,9 @@ def test_another_user_can_do_nothing(ground, place):
         else:
             assert done == []
         assert sorted(os.listdir(async_dir)) == before
-        assert looking.look(job)["state"] == "running"
+        assert status.look(job)["state"] == "running"
         (ground / "go").touch()
-        found = looking.wait(job, PATIENCE)
+        found = status.wait(job, PATIENCE)
         assert (found["state"], found["rc"]) == ("failed", 3)
     finally:
         launcher.close()
@@ -701,7 +703,7 @@ def test_another_user_fills_the_sticky_folder(ground, tmp_path):
         subprocess.run(["mount", "-o", "remount,size=2m", str(ground)], check=True)
         (ground / "go").touch()
         subprocess.run(["mount", "-o", "remount,size=1m", str(ground)], check=False)
-        assert looking.wait(job, PATIENCE)["rc"] == 3
+        assert status.wait(job, PATIENCE)["rc"] == 3
         names = [name for name in os.listdir(launcher.store.path) if name.startswith("j")]
         assert names == [job.jid] == os.listdir(launcher.store.private_path("jobs"))
         os.close(job.fd)
@@ -770,7 +772,7 @@ def test_bad_names_are_refused_everywhere(tmp_path, launcher):
         answer = launcher.raw(request("true", name=name, spec={}))[0]
         assert "cannot be the name of a job" in answer["error"]["msg"]
         with pytest.raises(JobError):
-            launcher.store.latest(name)
+            latest_job(launcher.store, name)
     assert not (tmp_path / "none").exists()
     assert os.listdir(launcher.store.path) == []
 
@@ -806,8 +808,8 @@ def test_odd_names_do_not_get_into_each_others_way(launcher):
     answers = launcher.raw(*[request("sleep", "61", name=name, spec={}) for name in ODD_NAMES])
     for name, answer in zip(ODD_NAMES, answers):
         jid = answer["record"]["ansible_job_id"]
-        assert launcher.store.latest(name).read_record()["name"] == name
-        assert launcher.store.latest(name).jid == jid
+        assert latest_job(launcher.store, name).read_record()["name"] == name
+        assert latest_job(launcher.store, name).jid == jid
     assert len(os.listdir(launcher.store.private_path("names"))) == 2 * len(ODD_NAMES)
 
 

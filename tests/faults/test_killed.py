@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, status, stopping
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, until
 
 READERS = 30
@@ -25,13 +25,15 @@ def command_of(job):
 
 def kill(*pids):
     """Kill processes at once: none of them does anything between the first death and the last."""
-    alive = [tree.process(pid) for pid in pids]
+    alive = [processes.process(pid) for pid in pids]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     for one in alive:
-        until(lambda one=one: not tree.is_alive(one.pid, one.started), f"the death of {one.name}")
+        until(
+            lambda one=one: not processes.is_alive(one.pid, one.started), f"the death of {one.name}"
+        )
 
 
 def kill_keeper_and_runner(launcher, job):
@@ -46,7 +48,7 @@ def kill_of_builtin(builtin, *kinds, line="exit 3"):
     jid = builtin.gated(line)
     until(lambda: builtin.command(jid), "the builtin's command")
     for one in [one for kind in kinds for one in getattr(builtin, kind)(jid)]:
-        tree.send(one, signal.SIGKILL)
+        processes.send(one, signal.SIGKILL)
     builtin.release()
     return builtin.sees(jid)
 
@@ -65,12 +67,12 @@ def test_the_keeper(launcher, builtin, record_property):
     """
     job = launcher.gated("seq 100000; exit 4")
     kill(launcher.keeper(job)[0])
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"
     until(lambda: job.is_held("keeper"), "a new keeper")
-    found = looking.look(job)
+    found = status.look(job)
     assert outcome(found) == ("running", None, None)
     launcher.release()
-    final = looking.wait(job, PATIENCE)
+    final = status.wait(job, PATIENCE)
     assert outcome(final) == ("failed", 4, None)
     with open(job.path("stdout"), encoding="ascii") as written:
         assert written.read().split() == [str(number) for number in range(1, 100001)]
@@ -84,7 +86,7 @@ def test_the_keeper_and_then_the_deadline(launcher, builtin, record_property):
     """
     job = launcher.ready("setsid sleep 61 & (sleep 62 &) ; echo ready; sleep 63", timeout=2)
     kill(launcher.keeper(job)[0])
-    final = looking.wait(job, PATIENCE)
+    final = status.wait(job, PATIENCE)
     assert outcome(final) == ("timed_out", -signal.SIGTERM, None)
     assert 2 <= final["elapsed"] < 2 + PATIENCE / 2
     assert launcher.processes(job) == []
@@ -112,7 +114,7 @@ def test_the_keeper_and_then_too_much_output(launcher):
     kill(launcher.keeper(job)[0])
     until(lambda: job.is_held("keeper"), "a new keeper")
     launcher.release()
-    final = looking.wait(job, PATIENCE)
+    final = status.wait(job, PATIENCE)
     assert outcome(final) == ("succeeded", 0, None)
     assert (final["stdout_bytes"], final["truncated"]) == (5_000_004, True)
     assert os.stat(job.path("stdout")).st_blocks * 512 < 150_000
@@ -123,7 +125,7 @@ def test_the_keeper_while_it_ends_the_job(launcher):
     job = launcher.ready("trap '' TERM; echo ready; while :; do sleep 0.1; done", timeout=0.5)
     until(lambda: job.slot("ending"), "the stop signal")
     kill(launcher.keeper(job)[0])
-    assert outcome(looking.wait(job, PATIENCE)) == ("timed_out", -signal.SIGKILL, None)
+    assert outcome(status.wait(job, PATIENCE)) == ("timed_out", -signal.SIGKILL, None)
     assert launcher.processes(job) == []
 
 
@@ -138,13 +140,13 @@ def test_the_keeper_when_the_command_is_gone_and_its_children_are_not(launcher):
     keeper, _runner = launcher.keeper(job)
     until(lambda: not job.is_held("runner"), "the end of the runner")
     kill(keeper)
-    assert outcome(looking.look(job)) == ("running", None, "unsupervised")
+    assert outcome(status.look(job)) == ("running", None, "unsupervised")
     record = job.read_record()
     record["durable_jobs"]["grace"] = 0.1  # what else would wait for a minute
     job.replace(record)
     job.fill("ending", dict(job.slot("ending"), grace=0.10))
     launcher.raw(adopt=[job.jid])
-    assert outcome(looking.wait(job, PATIENCE)) == ("timed_out", -signal.SIGTERM, None)
+    assert outcome(status.wait(job, PATIENCE)) == ("timed_out", -signal.SIGTERM, None)
     assert launcher.processes(job) == []
 
 
@@ -155,10 +157,10 @@ def test_one_keeper_after_the_other(launcher):
     for _again in range(2):
         until(lambda: job.is_held("keeper"), "a new keeper")
         runner = launcher.keeper(job)[1]
-        table = tree.all_processes().values()
+        table = processes.all_processes().values()
         kill(*(one.pid for one in table if one.parent == runner and one.pid != command_of(job)))
     launcher.release()
-    final = looking.wait(job, PATIENCE)
+    final = status.wait(job, PATIENCE)
     assert (*outcome(final), final["stdout"]) == ("failed", 4, None, "late")
 
 
@@ -166,9 +168,9 @@ def test_the_runner(launcher, builtin, record_property):
     """the runner is killed | the command runs on, and the keeper learns its rc"""
     job = launcher.gated("seq 100000; exit 6")
     kill(launcher.keeper(job)[1])
-    assert outcome(looking.look(job)) == ("running", None, None)
+    assert outcome(status.look(job)) == ("running", None, None)
     launcher.release()
-    final = looking.wait(job, PATIENCE)
+    final = status.wait(job, PATIENCE)
     assert (*outcome(final), final["stdout_bytes"]) == ("failed", 6, None, 588_895)
     record_property("builtin", kill_of_builtin(builtin, "module"))
 
@@ -177,7 +179,7 @@ def test_the_runner_and_then_the_deadline(launcher):
     """the runner is killed, and the deadline comes | the job is timed_out, and every process of it is gone"""
     job = launcher.ready("setsid sleep 61 & (sleep 62 &) ; echo ready; sleep 63", timeout=2)
     kill(launcher.keeper(job)[1])
-    assert outcome(looking.wait(job, PATIENCE)) == ("timed_out", -signal.SIGTERM, None)
+    assert outcome(status.wait(job, PATIENCE)) == ("timed_out", -signal.SIGTERM, None)
     assert launcher.processes(job) == []
 
 
@@ -185,7 +187,7 @@ def test_the_command(launcher, builtin, record_property):
     """the command is killed | failed, rc -9, signal SIGKILL; what it had written is there"""
     job = launcher.ready("echo so far; exec sleep 60")
     kill(command_of(job))
-    final = looking.wait(job, PATIENCE)
+    final = status.wait(job, PATIENCE)
     assert outcome(final) == ("failed", -9, None)
     assert (final["signal"], final["stdout"]) == ("SIGKILL", "so far")
     record_property("builtin", kill_of_builtin(builtin, "command"))
@@ -199,7 +201,7 @@ def test_the_command_together_with_one_of_ours(launcher, other):
     """the command is killed together with the keeper or with the runner | failed, rc -9, signal SIGKILL"""
     job = launcher.ready("echo ready; exec sleep 60")
     kill(launcher.keeper(job)[other], command_of(job))
-    assert outcome(looking.wait(job, PATIENCE)) == ("failed", -9, None)
+    assert outcome(status.wait(job, PATIENCE)) == ("failed", -9, None)
 
 
 def test_keeper_and_runner_while_the_command_lives(launcher, builtin, record_property):
@@ -209,7 +211,7 @@ def test_keeper_and_runner_while_the_command_lives(launcher, builtin, record_pro
     """
     job = launcher.ready("setsid sleep 61 & echo ready; sleep 62", timeout=6)
     kill_keeper_and_runner(launcher, job)
-    assert outcome(looking.look(job)) == ("running", None, "unsupervised")
+    assert outcome(status.look(job)) == ("running", None, "unsupervised")
     found = builtin.job_status(job)
     assert (found["finished"], found["rc"]) in ((False, None), (True, None)), found
     final = builtin.job_status(job, wait=PATIENCE)
@@ -225,12 +227,12 @@ def test_keeper_and_runner_and_then_the_command_ends(launcher, rc):
     | lost, reason killed, rc null whatever it was
     """
     job = launcher.gated(f"exit {rc}")
-    command = tree.process(command_of(job))
+    command = processes.process(command_of(job))
     kill_keeper_and_runner(launcher, job)
     launcher.release()
-    until(lambda: not tree.is_alive(command.pid, command.started), "the end of the command")
-    assert outcome(looking.look(job)) == ("lost", None, "killed")
-    assert outcome(looking.look(job)) == ("lost", None, "killed")
+    until(lambda: not processes.is_alive(command.pid, command.started), "the end of the command")
+    assert outcome(status.look(job)) == ("lost", None, "killed")
+    assert outcome(status.look(job)) == ("lost", None, "killed")
 
 
 def test_keeper_and_runner_and_then_a_new_keeper_sees_the_end(launcher, builtin):
@@ -243,7 +245,7 @@ def test_keeper_and_runner_and_then_a_new_keeper_sees_the_end(launcher, builtin)
     found = builtin.job_status(job)
     assert found["state"] == "running" and job.is_held("keeper")
     launcher.release()
-    assert outcome(looking.wait(job, PATIENCE)) == ("lost", None, "killed")
+    assert outcome(status.wait(job, PATIENCE)) == ("lost", None, "killed")
 
 
 def test_keeper_and_runner_and_then_a_stop(launcher):
@@ -262,7 +264,7 @@ def test_everything(launcher, builtin, record_property):
     """every process of a job is killed | lost, reason killed, at the first look; what it had written is there"""
     job = launcher.ready("echo so far; sleep 60")
     kill(*launcher.keeper(job), *(one.pid for one in launcher.processes(job)))
-    found = looking.look(job)
+    found = status.look(job)
     assert (*outcome(found), found["stdout"]) == ("lost", None, "killed", "so far")
     record_property("builtin", kill_of_builtin(builtin, "wrappers", "module", "command"))
 
@@ -272,11 +274,11 @@ def test_everything(launcher, builtin, record_property):
 READER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from _job import looking, store
+from _job import status, store
 job = store.Store.open(sys.argv[2], create=False).job(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
-print(json.dumps(looking.look(job)), flush=True)
+print(json.dumps(status.look(job)), flush=True)
 """
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import modules, truth
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
 from ansible_collections.durable.jobs.tests.faults.hosts import reached
@@ -87,7 +88,7 @@ class Launch:
 
     def check(self, record_property):
         """See that there is a complete job, or none, and that a second launch makes the command run once."""
-        job = self.place.store.latest(self.name)
+        job = latest_job(self.place.store, self.name)
         record_property("afterwards", "the job" if job else "none")
         if job is None:
             assert not self.marks.begun, "the command ran, and there is no job"
@@ -104,7 +105,9 @@ class Launch:
         self.place.raw(
             request("/bin/sh", "-c", self.line, name=self.name, spec=SPEC, rerun="never")
         )
-        assert truth.final(self.place.store.latest(self.name), PATIENCE)["state"] == "succeeded"
+        assert (
+            truth.final(latest_job(self.place.store, self.name), PATIENCE)["state"] == "succeeded"
+        )
         assert self.marks.begun == 1
 
 
@@ -121,9 +124,9 @@ def kill_alone(process):
 
 
 def kill_children(process):
-    for one in tree.all_processes().values():
+    for one in processes.all_processes().values():
         if one.parent == process.pid:
-            tree.send(one, signal.SIGKILL)
+            processes.send(one, signal.SIGKILL)
 
 
 def kill_session(process):
@@ -207,7 +210,7 @@ class Connection:
 
     def hang_up(self, server_side):
         """Kill the processes of all connections, at one end."""
-        found = tree.all_processes()
+        found = processes.all_processes()
         cmdlines = {pid: Path(f"/proc/{pid}/cmdline") for pid in found}
         config, sockets = str(self.folder / "sshd_config"), str(self.folder / "cp")
         for one in found.values():
@@ -216,7 +219,7 @@ class Connection:
             else:
                 ours = one.name == "ssh" and sockets in truth.read(cmdlines[one.pid])
             if ours:
-                tree.send(one, signal.SIGKILL)
+                processes.send(one, signal.SIGKILL)
 
     def _below_sshd(self, one, found, config):
         while one.parent in found:
@@ -230,7 +233,7 @@ class Connection:
         python = str(self.python)
         return not [
             pid
-            for pid in tree.all_processes()
+            for pid in processes.all_processes()
             if truth.read(Path(f"/proc/{pid}/cmdline")).startswith(python)
         ]
 

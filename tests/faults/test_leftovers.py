@@ -20,12 +20,17 @@ import pytest
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     boot,
     installation,
-    looking,
     removing,
+    status,
     stopping,
     store,
 )
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import SLOT_BYTES
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import (
+    latest_job,
+    lock_name,
+    mend_name,
+)
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import SLOT_BYTES
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
     TREE,
@@ -104,7 +109,7 @@ def test_the_files_of_a_finished_job_are_bounded(launcher):
             *("ending", "exit", "keeper", "runner", "stderr", "stdout")
         ]
         assert disk_use(folder) <= output + 2 * SLOT_BYTES
-        job.remove()
+        removing.remove(job)
     assert os.listdir(launcher.store.path) == [".durable"]
     assert os.listdir(launcher.store.private_path("jobs")) == []
 
@@ -132,7 +137,7 @@ def test_what_a_crash_left_is_swept_up_by_a_later_cleanup(launcher):
     left = sorted(os.listdir(place.private_path("jobs")))
     assert left == sorted([young.jid, living.jid])
     os.rename(living.results_file + "x", living.results_file)
-    assert looking.look(living)["state"] == "running"
+    assert status.look(living)["state"] == "running"
 
 
 # -- names ------------------------------------------------------------------------------------------------------------
@@ -148,10 +153,10 @@ def test_a_name_is_forgotten_with_its_last_job(launcher):
         launcher.raw(request("true", name="work", spec={}))
         launcher.finished(launcher.jobs[-1])
     first, second = launcher.jobs
-    second.remove()
+    removing.remove(second)
     assert sorted(os.listdir(names)) == ["work.jid", "work.lock"]
-    assert launcher.store.latest("work").jid == first.jid
-    first.remove()
+    assert latest_job(launcher.store, "work").jid == first.jid
+    removing.remove(first)
     assert os.listdir(names) == []
 
 
@@ -165,18 +170,18 @@ def test_forgetting_a_name_and_taking_its_lock_at_once(launcher):
     for _child in range(4):
         pid = os.fork()
         if pid == 0:
-            status = 1
+            code = 1
             try:
                 place = store.Store.open(launcher.store.path, create=False)
                 for _round in range(200):
-                    lock = place.lock_name("work")
+                    lock = lock_name(place, "work")
                     os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # fails if somebody is in
                     os.unlink(inside)
                     os.close(lock)
-                    place.mend_name("work")
-                status = 0
+                    mend_name(place, "work")
+                code = 0
             finally:
-                os._exit(status)
+                os._exit(code)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
 
@@ -214,8 +219,7 @@ def test_engines_of_other_releases_do_not_pile_up(launcher):
     os.kill(keeper, signal.SIGKILL)
     until(lambda: not os.path.exists(f"/proc/{keeper}") or job.is_held("keeper"))
     assert (
-        until(lambda: looking.look(job)["reason"] is None and looking.look(job))["state"]
-        == "running"
+        until(lambda: status.look(job)["reason"] is None and status.look(job))["state"] == "running"
     )
     final = stopping.stop(job, number=signal.SIGTERM, grace=5, reason="asked by a test")
     assert final["state"] == "stopped" and launcher.processes(job) == []

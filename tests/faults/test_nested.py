@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, status, stopping
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 PATIENCE = 60
@@ -47,13 +47,15 @@ def waiting(launcher, rc):
 
 
 def kill(*pids):
-    alive = [tree.process(pid) for pid in pids]
+    alive = [processes.process(pid) for pid in pids]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     for one in alive:
-        until(lambda one=one: not tree.is_alive(one.pid, one.started), f"the end of {one.name}")
+        until(
+            lambda one=one: not processes.is_alive(one.pid, one.started), f"the end of {one.name}"
+        )
 
 
 def outcome(found):
@@ -76,17 +78,17 @@ def test_the_outer_job_ends(launcher, end):
     (innermost,) = launched(launcher, middle)
     if end == "stop":
         stopping.stop(outer, number=signal.SIGTERM, grace=1, reason="test")
-    final = looking.wait(outer, PATIENCE)
+    final = status.wait(outer, PATIENCE)
     known = {"deadline": ("timed_out", -15), "stop": ("stopped", -15), "end": ("failed", 3)}
     assert outcome(final) == known[end] and not final.get("survivors")
     if end != "end":
         assert launcher.processes(outer) == []
-    assert [looking.look(job)["state"] for job in (middle, sibling, innermost)] == ["running"] * 3
+    assert [status.look(job)["state"] for job in (middle, sibling, innermost)] == ["running"] * 3
     stopping.stop(middle, number=signal.SIGTERM, grace=1, reason="test")
     assert launcher.processes(middle) == []
     launcher.release()
-    assert outcome(looking.wait(sibling, PATIENCE)) == ("failed", 4)
-    assert outcome(looking.wait(innermost, PATIENCE)) == ("failed", 5)
+    assert outcome(status.wait(sibling, PATIENCE)) == ("failed", 4)
+    assert outcome(status.wait(innermost, PATIENCE)) == ("failed", 5)
 
 
 def test_the_outer_job_ends_while_others_are_queued(launcher):
@@ -95,10 +97,10 @@ def test_the_outer_job_ends_while_others_are_queued(launcher):
     outer = launcher.shell(launching(launcher, *asked, slots=1) + "exec sleep 62")
     first, second = launched(launcher, outer)
     stopping.stop(outer, number=signal.SIGTERM, grace=1, reason="test")
-    assert [looking.look(job)["state"] for job in (first, second)] == ["running", "queued"]
+    assert [status.look(job)["state"] for job in (first, second)] == ["running", "queued"]
     launcher.release()
-    assert outcome(looking.wait(first, PATIENCE)) == ("failed", 4)
-    assert outcome(looking.wait(second, PATIENCE)) == ("failed", 5)
+    assert outcome(status.wait(first, PATIENCE)) == ("failed", 4)
+    assert outcome(status.wait(second, PATIENCE)) == ("failed", 5)
 
 
 @pytest.mark.parametrize("end", ["deadline", "stop"])
@@ -113,12 +115,12 @@ def test_the_inner_job_ends(launcher, end):
     (job,) = launched(launcher, outer)
     if end == "stop":
         stopping.stop(job, number=signal.SIGTERM, grace=1, reason="test")
-    final = looking.wait(job, PATIENCE)
+    final = status.wait(job, PATIENCE)
     assert final["state"] == {"deadline": "timed_out", "stop": "stopped"}[end]
     assert launcher.processes(job) == []
-    assert looking.look(outer)["state"] == "running"
+    assert status.look(outer)["state"] == "running"
     launcher.release()
-    assert outcome(looking.wait(outer, PATIENCE)) == ("failed", 3)
+    assert outcome(status.wait(outer, PATIENCE)) == ("failed", 3)
 
 
 def test_the_outer_job_has_lost_its_keepers(launcher):
@@ -133,11 +135,11 @@ def test_the_outer_job_has_lost_its_keepers(launcher):
     kill(*launcher.keeper(both))
     launcher.raw(adopt=[both.jid])
     for job in (both, one):
-        found = looking.wait(job, PATIENCE)
+        found = status.wait(job, PATIENCE)
         assert (found["state"], launcher.processes(job)) == ("timed_out", [])
     launcher.release()
     for job in inner:
-        assert outcome(looking.wait(job, PATIENCE)) == ("failed", 4)
+        assert outcome(status.wait(job, PATIENCE)) == ("failed", 4)
 
 
 def test_the_inner_job_has_lost_its_keeper(launcher):
@@ -152,8 +154,8 @@ def test_the_inner_job_has_lost_its_keeper(launcher):
     kill(launcher.keeper(second)[1])
     stopping.stop(outer, number=signal.SIGTERM, grace=1, reason="test")
     launcher.release()
-    assert outcome(looking.wait(first, PATIENCE)) == ("failed", 4)
-    assert outcome(looking.wait(second, PATIENCE)) == ("failed", 4)
+    assert outcome(status.wait(first, PATIENCE)) == ("failed", 4)
+    assert outcome(status.wait(second, PATIENCE)) == ("failed", 4)
 
 
 def test_whoever_only_waits_or_claims_to_be_another_job(launcher):
@@ -170,4 +172,4 @@ def test_whoever_only_waits_or_claims_to_be_another_job(launcher):
     assert not found.get("survivors")
     command = other.read_record()["durable_jobs"]["command"]["pid"]
     assert [one.pid for one in launcher.processes(other)] == [command]
-    assert looking.look(other)["state"] == "running"
+    assert status.look(other)["state"] == "running"

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _engine
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, outbox, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import outbox, processes, status
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import machine as machines
 from ansible_collections.durable.jobs.tests.faults import test_disk, test_every_step
 from ansible_collections.durable.jobs.tests.faults.surroundings import run_module
@@ -60,7 +61,7 @@ def notify(receiver, **changes):
 
 
 def told(job):
-    return looking.look(job, show="none")["notifications"]
+    return status.look(job, show="none")["notifications"]
 
 
 class Step(test_every_step.Step):
@@ -90,7 +91,7 @@ class Step(test_every_step.Step):
 
     def needed_a_look(self):
         """Return whether the event came only after a look, as the next module takes it."""
-        jid = self.launcher.store.latest(self.name).jid
+        jid = latest_job(self.launcher.store, self.name).jid
         if ID % jid in self.receiver.ids():
             return False
         ask(self.launcher.store.path, whole=True)
@@ -273,11 +274,11 @@ class Trouble:
         while not self._over.wait(0.5):
             self._receiver.behaviour = "error" if self._receiver.behaviour == "ok" else "ok"
             # A child of ours is an engine that was asked, and rings: it is not to be killed.
-            found = [tree.process(pid) for pid in holders(bell)]
+            found = [processes.process(pid) for pid in holders(bell)]
             senders = [one for one in found if one is not None and one.parent != os.getpid()]
             if senders:
                 victim = random.choice(senders)
-                tree.send(victim, signal.SIGKILL)
+                processes.send(victim, signal.SIGKILL)
                 self.killed.append(victim.pid)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, status, stopping
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, until
 
@@ -64,8 +64,8 @@ class Stranger:
         os._exit(0)
 
     def assert_untouched(self):
-        with open(f"/proc/{self.pid}/status", encoding="utf-8") as status:
-            fields = dict(line.split(":\t", 1) for line in status.read().splitlines())
+        with open(f"/proc/{self.pid}/status", encoding="utf-8") as code:
+            fields = dict(line.split(":\t", 1) for line in code.read().splitlines())
         assert int(fields["SigPnd"], 16) == int(fields["ShdPnd"], 16) == 0, fields
         assert fields["State"].startswith("S"), fields["State"]
 
@@ -78,7 +78,7 @@ def kill(*pids):
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for pid in reversed(pids):
             os.kill(pid, number)
-    until(lambda: not any(tree.process(pid) for pid in pids), "free pids")
+    until(lambda: not any(processes.process(pid) for pid in pids), "free pids")
 
 
 def pids(launcher, job):
@@ -93,10 +93,10 @@ def all_of_them(launcher):
     kill(*taken)
     strangers = [Stranger(pid, leads=True) for pid in taken]
     time.sleep(1.1)  # now a sweep for its deadline would be due
-    found = looking.look(job, settle=False)
+    found = status.look(job, settle=False)
     assert (found["state"], found["reason"]) == ("lost", "killed"), "at the first look"
     launcher.raw(adopt=[job.jid])
-    found = looking.wait(job, 30)  # an adopter may still be writing that down
+    found = status.wait(job, 30)  # an adopter may still be writing that down
     assert (found["state"], found["reason"], found["rc"]) == ("lost", "killed", None), found
     stopped = stopping.stop(job, number=15, grace=0.5, reason="test")
     assert (stopped["state"], stopped["reason"]) == ("lost", "killed")
@@ -111,11 +111,11 @@ def only_ours(launcher):
     keeper, runner, command = pids(launcher, job)
     kill(keeper, runner)
     strangers = [Stranger(pid, leads=True) for pid in (keeper, runner)]
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["reason"]) == ("running", "unsupervised")
     found = modules.job_status(job, wait=30)  # which gives it a new keeper
     assert (found["state"], found["rc"]) == ("timed_out", None)
-    assert tree.process(command) is None and launcher.processes(job) == []
+    assert processes.process(command) is None and launcher.processes(job) == []
     return strangers
 
 
@@ -139,10 +139,10 @@ def while_the_tree_is_ended(launcher):
     keeper, runner, command = pids(launcher, job)
     kill(keeper, runner)
     launcher.raw(adopt=[job.jid])
-    until(lambda: tree.process(command) is None)
+    until(lambda: processes.process(command) is None)
     stranger = Stranger(command, leads=True)
     assert launcher.processes(job), "the tree has been ended too early for this test"
-    found = looking.wait(job, 30)
+    found = status.wait(job, 30)
     assert (found["state"], launcher.processes(job)) == ("timed_out", [])
     return [stranger]
 
@@ -156,11 +156,11 @@ def within_a_tick(launcher):
         started = job.read_record()["durable_jobs"]["command"]["started"]
         kill(*ours, command)
         strangers.append(Stranger(command))
-        hits += tree.process(command).started == started
-        found = looking.look(job, settle=False)
+        hits += processes.process(command).started == started
+        found = status.look(job, settle=False)
         assert (found["state"], found["reason"]) == ("lost", "killed"), "at the first look"
         launcher.raw(adopt=[job.jid])
-        found = looking.wait(job, 30)
+        found = status.wait(job, 30)
         assert (found["state"], found["reason"]) == ("lost", "killed"), found
     print(json.dumps({"in the same tick": hits}))
     return strangers
@@ -171,9 +171,9 @@ def main(name, folder):
     scenario = os.fork()
     if scenario:
         while True:
-            pid, status = os.wait()
+            pid, code = os.wait()
             if pid == scenario:
-                os._exit(os.waitstatus_to_exitcode(status) and 1)
+                os._exit(os.waitstatus_to_exitcode(code) and 1)
     held = False
     try:
         strangers = globals()[name](Launcher(os.path.join(folder, "async")))

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import boot, installation, looking
+from ansible_collections.durable.jobs.plugins.module_utils._job import boot, installation, status
 from ansible_collections.durable.jobs.tests.faults import disk as disks
 from ansible_collections.durable.jobs.tests.faults import machine as machines
 from ansible_collections.durable.jobs.tests.faults.conftest import SEED
@@ -41,7 +41,7 @@ SEEK = 0.004  # seconds for a flush: a look has time to fall between a step and 
 AFTERWARDS = """
 import json, os, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
-from _job import boot, installation, looking, store
+from _job import boot, installation, status, store
 
 PROGRAM = os.path.join(os.path.dirname(store.__file__), "program.py")
 
@@ -59,7 +59,7 @@ def launch(where, **changes):
 def look(where, jid, wait=0):
     job = where.job(jid)
     try:
-        return looking.wait(job, wait)
+        return status.wait(job, wait)
     finally:
         os.close(job.fd)
 
@@ -219,7 +219,7 @@ class Afterwards:
 def _look(job):
     fresh = job.store.job(job.jid)
     try:
-        return looking.look(fresh)
+        return status.look(fresh)
     finally:
         os.close(fresh.fd)
 

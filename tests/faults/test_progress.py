@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking
+from ansible_collections.durable.jobs.plugins.module_utils._job import status
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 PYTHON = f'exec "{sys.executable}" -c "%s"'
@@ -48,13 +48,13 @@ def say(path, message):
 
 
 def progress(job):
-    return looking.look(job, show="none")["progress"]
+    return status.look(job, show="none")["progress"]
 
 
 def memory(pid):
     """Return how much memory a process has touched, in KiB."""
-    with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+    with open(f"/proc/{pid}/status", encoding="ascii") as code:
+        return next(int(line.split()[1]) for line in code if line.startswith("VmRSS"))
 
 
 @pytest.mark.parametrize("flood", list(FLOODS))
@@ -74,7 +74,7 @@ def test_a_command_floods_whoever_listens(launcher, flood):
     assert memory(keeper) - begin < 1024
     until(lambda: len(os.listdir(f"/proc/{keeper}/fd")) <= descriptors, "no more descriptors")
     assert os.stat(job.path("progress")).st_size < 4096
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"
     os.kill(job.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
     assert launcher.finished(job)["progress"]["percent"] == 99
 
@@ -108,13 +108,13 @@ def test_the_keeper_is_killed_again_and_again_while_the_command_reports(launcher
     """
     job = launcher.shell("set -e" + REPORTER % (sys.executable, CONNECT.replace("\n", "; ")))
     killed = 0
-    while not looking.look(job)["finished"]:
+    while not status.look(job)["finished"]:
         for entry in os.listdir("/proc"):
             if entry.isdigit() and holds(entry, job.path("keeper")):
                 os.kill(int(entry), signal.SIGKILL)
                 killed += 1
         time.sleep(0.3)
-    found = looking.look(job)
+    found = status.look(job)
     assert found["rc"] == 0 and killed > 1
     assert found["progress"]["percent"] > 50
 

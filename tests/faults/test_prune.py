@@ -17,7 +17,8 @@ import threading
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, removing
+from ansible_collections.durable.jobs.plugins.module_utils._job import removing, status
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import conftest, modules, surroundings
 from ansible_collections.durable.jobs.tests.unit.support import ask, request, until
 
@@ -50,12 +51,12 @@ def strangeness(launcher, live, rest=None):
     place = launcher.store
     wrong = []
     for jid in place.jids():
-        found = looking.look(place.job(jid), settle=False)
+        found = status.look(place.job(jid), settle=False)
         if (found["state"] == "running") != (jid == live.jid) or found["state"] == "lost":
             wrong.append(f"{jid} is {found['state']}: {found['reason']}")
-    if looking.look(live, settle=False)["state"] != "running":
+    if status.look(live, settle=False)["state"] != "running":
         wrong.append("the live job is not live")
-    if place.latest("both") is None or place.latest("both").jid != live.jid:
+    if latest_job(place, "both") is None or latest_job(place, "both").jid != live.jid:
         wrong.append("the name of the live job does not mean it")
     if rest is None:
         return wrong
@@ -216,7 +217,7 @@ def test_prunes_and_launches_at_the_same_time(launcher, record_property):
     assert not tumult.wrong, "\n".join(map(str, tumult.wrong[:10]))
     for jid in place.jids():
         if jid != live.jid:
-            found = looking.wait(place.job(jid), 30)
+            found = status.wait(place.job(jid), 30)
             assert found["finished"] and found["state"] in ("succeeded", "failed"), found
             assert jid in tumult.launched
     result = prune(place)
@@ -225,4 +226,4 @@ def test_prunes_and_launches_at_the_same_time(launcher, record_property):
     assert os.listdir(place.private_path("jobs")) == [live.jid]
     assert os.listdir(place.private_path("gone")) == []
     assert removing.names(place) == ["four"]
-    assert looking.look(live)["state"] == "running"
+    assert status.look(live)["state"] == "running"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import status, store
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.faults.surroundings import (
     PATIENCE,
@@ -105,13 +105,13 @@ def test_who_may_not_read_the_files_reveals_nothing(tmp_path, launcher):
     """
     needs_root()
     job = launcher.shell(f"echo {OUTPUT}", no_log=True)
-    assert looking.wait(job, PATIENCE)["stdout"] == HIDDEN
-    assert looking.look(job, reveal=True)["stdout"] == OUTPUT
+    assert status.wait(job, PATIENCE)["stdout"] == HIDDEN
+    assert status.look(job, reveal=True)["stdout"] == OUTPUT
 
     def reveal():
         try:
             where = store.Store.open(launcher.store.path, create=False)
-            return str(looking.look(where.job(job.jid), reveal=True))
+            return str(status.look(where.job(job.jid), reveal=True))
         except (JobError, OSError) as error:
             return f"refused: {error}"
 
@@ -280,7 +280,7 @@ def test_a_keeper_that_breaks_writes_no_secret(launcher):
     until(lambda: os.path.exists(job.path("keeper.log")) and not job.is_held("keeper"))
     os.rmdir(job.results_file)
     Path(job.results_file).write_bytes(saved)
-    assert looking.look(job)["rc"] == 3
+    assert status.look(job)["rc"] == 3
     assert_in_no_file(launcher.store.path)
 
 

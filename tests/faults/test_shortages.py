@@ -14,7 +14,7 @@ import tempfile
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, runner, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, runner, status
 from ansible_collections.durable.jobs.tests.faults import surroundings
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
 
@@ -27,9 +27,9 @@ def outcome(found):
 
 
 def kill(pid):
-    process = tree.process(pid)
+    process = processes.process(pid)
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not tree.is_alive(process.pid, process.started), "the end of a process")
+    until(lambda: not processes.is_alive(process.pid, process.started), "the end of a process")
 
 
 def allow_no_files(pid):
@@ -41,7 +41,7 @@ def allow_no_files(pid):
 
 def command_has_ended(job):
     command = job.read_record()["durable_jobs"]["command"]
-    return not tree.is_command(command["pid"], command["started"])
+    return not processes.is_command(command["pid"], command["started"])
 
 
 # -- shortages -------------------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_no_further_process_for_the_runner(monkeypatch):
         resource.prlimit(runner_pid, resource.RLIMIT_NPROC, (1, 1))
         kill(keeper)
         launcher.release()
-        return outcome(looking.wait(job, PATIENCE))
+        return outcome(status.wait(job, PATIENCE))
 
     monkeypatch.setattr(sys, "executable", PYTHON)
     with tempfile.TemporaryDirectory(prefix="durable_") as folder:
@@ -83,9 +83,9 @@ def test_no_further_file_for_the_runner(launcher):
     kill(keeper)
     launcher.release()
     until(lambda: command_has_ended(job), "the end of the command")
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"
     resource.prlimit(runner_pid, resource.RLIMIT_NOFILE, before)
-    assert outcome(looking.wait(job, PATIENCE)) == ("failed", 4, None)
+    assert outcome(status.wait(job, PATIENCE)) == ("failed", 4, None)
 
 
 def test_no_further_file_for_the_keeper(launcher):
@@ -100,9 +100,9 @@ def test_no_further_file_for_the_keeper(launcher):
     kill(runner_pid)
     launcher.release()
     until(lambda: command_has_ended(job), "the end of the command")
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"
     resource.prlimit(keeper, resource.RLIMIT_NOFILE, before)
-    assert outcome(looking.wait(job, PATIENCE)) == ("failed", 6, None)
+    assert outcome(status.wait(job, PATIENCE)) == ("failed", 6, None)
 
 
 def test_no_further_file_at_the_deadline(launcher):
@@ -115,9 +115,9 @@ def test_no_further_file_at_the_deadline(launcher):
     keeper = launcher.keeper(job)[0]
     before = allow_no_files(keeper)
     log = job.path("keeper.log")
-    until(lambda: looking.look(job)["elapsed"] > 1.5, "the deadline")
+    until(lambda: status.look(job)["elapsed"] > 1.5, "the deadline")
     resource.prlimit(keeper, resource.RLIMIT_NOFILE, before)
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert (found["state"], launcher.processes(job)) == ("timed_out", []), os.path.exists(log)
 
 
@@ -136,13 +136,13 @@ def test_a_new_keeper_can_open_no_files_for_a_while(launcher):
     (new,) = {
         int(name)
         for name in os.listdir("/proc")
-        if name.isdigit() and tree._serves_other_job(int(name), "") and _holds(int(name), job)
+        if name.isdigit() and processes._serves_other_job(int(name), "") and _holds(int(name), job)
     }
     before = allow_no_files(new)
-    until(lambda: looking.look(job)["elapsed"] > 3, "a few looks of its keeper")
-    assert looking.look(job)["state"] == "running"
+    until(lambda: status.look(job)["elapsed"] > 3, "a few looks of its keeper")
+    assert status.look(job)["state"] == "running"
     resource.prlimit(new, resource.RLIMIT_NOFILE, before)
-    assert outcome(looking.wait(job, PATIENCE)) == ("timed_out", None, None)
+    assert outcome(status.wait(job, PATIENCE)) == ("timed_out", None, None)
 
 
 def _holds(pid, job):
@@ -161,7 +161,7 @@ def test_a_stream_is_removed_and_the_keeper_killed(launcher):
     job = launcher.ready("echo ready; exec sleep 62", timeout=3)
     os.unlink(job.path("stdout"))
     kill(launcher.keeper(job)[0])
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert (found["state"], found["rc"]) == ("timed_out", -signal.SIGTERM)
 
 
@@ -216,7 +216,7 @@ def test_a_hard_limit_of_the_size_of_files(launcher):
     launcher.raw(request("/bin/sh", "-c", noisy), preexec_fn=limit)
     (job,) = launcher.jobs
     assert launcher.finished(job)["rc"] == 5
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["rc"], found["output_error"]) == ("failed", 5, None)
     assert found["stdout"] == "\1" * 16000
     assert not os.path.exists(job.path("keeper.log"))
@@ -255,14 +255,14 @@ def test_signals_of_the_caller(launcher, how):
         request("grep", "-E", "^Sig(Ign|Blk):", "/proc/self/status"),
         preexec_fn=be_deaf,
     )
-    failed, limited, status = launcher.jobs
+    failed, limited, code = launcher.jobs
     assert outcome(launcher.finished(failed)) == ("failed", 3, None)
     stdout = limited.path("stdout")
     until(
         lambda: os.stat(stdout).st_size == 20_000_000 and os.stat(stdout).st_blocks * 512 < 200_000
     )
     assert launcher.finished(limited)["state"] == "timed_out"
-    lines = launcher.finished(status)["stdout"].splitlines()
+    lines = launcher.finished(code)["stdout"].splitlines()
     library = 3 << 31  # two signals are the C library's own
     assert [int(line.split()[1], 16) & ~library for line in lines] == [0, 0]
 
@@ -290,6 +290,6 @@ def test_an_alarm_of_the_caller():
     child = os.fork()
     if child == 0:
         signal.setitimer(signal.ITIMER_REAL, 100)
-        runner.Inheritance()
+        runner.ProcessDefaults()
         os._exit(int(signal.getitimer(signal.ITIMER_REAL)[0]))
     assert os.waitpid(child, 0)[1] == 0, sys.platform

@@ -17,7 +17,7 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, status
 from ansible_collections.durable.jobs.tests.faults import freezer
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
 
@@ -163,10 +163,10 @@ def test_the_disk_stalls_while_a_job_ends(on_disk, tmp_path):
         go.touch()
         until(lambda: not launcher.processes(job), "the end of the command")
         begin = time.monotonic()
-        found = looking.look(job)
+        found = status.look(job)
         assert time.monotonic() - begin < 2
         assert (found["state"], found["finished"], found["rc"]) == ("running", False, None)
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert (found["state"], found["rc"]) == ("failed", 3)
 
 
@@ -175,9 +175,9 @@ def test_the_disk_stalls_at_the_deadline(on_disk):
     launcher, disk = on_disk
     job = launcher.shell("setsid sleep 61 & exec sleep 62", timeout=1)
     with frozen(disk):
-        until(lambda: looking.look(job)["elapsed"] > 1.5)
-        assert looking.look(job)["state"] == "running"
-    found = looking.wait(job, PATIENCE)
+        until(lambda: status.look(job)["elapsed"] > 1.5)
+        assert status.look(job)["state"] == "running"
+    found = status.wait(job, PATIENCE)
     assert (found["state"], found["rc"]) == ("timed_out", -15)
     assert launcher.processes(job) == []
 
@@ -200,12 +200,12 @@ def test_every_process_stalls_once(launcher, tmp_path, calls):
     # strace stays until the end of all that it follows: the keeper's answer is in the pipe long before.
     job = Launching(launcher, ran, prefix=prefix).answer()
     assert time.monotonic() - begin >= STALL, "nothing has stalled"
-    assert looking.wait(job, PATIENCE)["state"] == "succeeded"
+    assert status.wait(job, PATIENCE)["state"] == "succeeded"
     assert lines(ran) == [job.jid] == records(launcher)
 
 
 def children(pid):
-    return [one for one in tree.all_processes().values() if one.parent == pid]
+    return [one for one in processes.all_processes().values() if one.parent == pid]
 
 
 def launch_and_stop_the_keeper(launcher, ran):
@@ -241,5 +241,5 @@ def test_the_keeper_is_stopped_before_its_launcher_answers(launcher, tmp_path):
         os.kill(keeper, signal.SIGCONT)
     job = launching.answer()
     until(lambda: len(lines(ran)) >= len(launcher.jobs), "a line from every command")
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"
     assert sorted(lines(ran)) == sorted(one.jid for one in launcher.jobs) == records(launcher)

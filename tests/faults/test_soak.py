@@ -17,8 +17,8 @@ import threading
 import time
 from pathlib import Path
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, tree
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, schema, status
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import (
     DamagedRecord,
     MissingRecord,
 )
@@ -158,7 +158,7 @@ class Soak:
             time.sleep(0.1)
 
     def look_at(self, job):
-        found = looking.look(job)
+        found = status.look(job)
         if found["reason"] == schema.UNSUPERVISED:
             self.launcher.raw(adopt=[job.jid])
         return found
@@ -176,13 +176,13 @@ class Soak:
         private = record[schema.PRIVATE]
         runner = self.ours(job, private["runner"])
         keepers = [self.ours(job, private["keeper"])]
-        command = tree.process(private["command"]["pid"])
+        command = processes.process(private["command"]["pid"])
         if command is not None and command.started != private["command"]["started"]:
             command = None
         if runner is not None:  # its other children are keepers, the job's second and later ones
             keepers += [
                 one
-                for one in tree.all_processes().values()
+                for one in processes.all_processes().values()
                 if one.parent == runner.pid and one.pid != private["command"]["pid"]
             ]
         victims = {"keeper": keepers, "runner": [runner], "command": [command]}
@@ -191,11 +191,11 @@ class Soak:
         self.killed[job.jid] += [part for part, _one in targets]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for _part, one in targets:
-                tree.send(one, number)
+                processes.send(one, number)
 
     def ours(self, job, pid):
         """Return the keeper or runner of that pid, if it is one of this job's."""
-        one = tree.process(pid)
+        one = processes.process(pid)
         held = any(self.launcher.store.path in link for link in _open_files(pid) if job.jid in link)
         return (
             one
@@ -233,7 +233,7 @@ class Soak:
         for jid in jids:
             job = self.launcher.store.job(jid)
             self.launcher.jobs.append(job)
-            found = looking.look(job)
+            found = status.look(job)
             states[found["state"]] += 1
             self.wrong += [
                 f"{jid}: {lie}; killed: {self.killed[jid]}" for lie in self.lies(job, found)
@@ -271,7 +271,7 @@ def soak_builtin(builtin, marks, rng):
         jid = builtin.gated(one.line("true", rc))
         victim = rng.choice(("wrappers", "module", "command"))
         for process in getattr(builtin, victim)(jid):
-            tree.send(process, signal.SIGKILL)
+            processes.send(process, signal.SIGKILL)
         builtin.release()
         phrase = builtin.sees(jid)
         really = rc if one.ended else -signal.SIGKILL

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, status
 from ansible_collections.durable.jobs.tests.faults import freezer, modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -79,7 +79,7 @@ def test_the_module_is_killed_while_it_stops_jobs(launcher):
     orphan(launcher, jobs[1])
     killed_half_way(launcher, *jobs, grace=1)
     for job, rc in zip(jobs, (-signal.SIGKILL, None, -signal.SIGKILL)):
-        found = looking.wait(job, PATIENCE)
+        found = status.wait(job, PATIENCE)
         assert (found["state"], found["rc"]) == ("stopped", rc)
         assert launcher.processes(job) == []
 
@@ -92,7 +92,7 @@ def test_the_keeper_is_killed_while_it_waits_out_the_grace(launcher):
     job = launcher.ready(DEAF, timeout=600, grace=600)
     killed_half_way(launcher, job, grace=2)
     os.kill(launcher.keeper(job)[0], signal.SIGKILL)
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert (found["state"], found["rc"]) == ("stopped", -signal.SIGKILL)
     assert found["stopped_by"] is not None
     assert launcher.processes(job) == []
@@ -115,7 +115,7 @@ def test_what_could_not_be_killed_is_tried_again(launcher, tmp_path):
             assert found["failed_jobs"] == [job.jid]
             assert found["jobs"][0]["survivors"] == [{"pid": stuck.pid, "name": "touch"}]
         disk.thaw()
-        until(lambda: not tree.is_alive(stuck.pid, stuck.started), "the end of what was stuck")
+        until(lambda: not processes.is_alive(stuck.pid, stuck.started), "the end of what was stuck")
         found = job_stop(launcher, job)
         assert (found["failed"], found["changed"]) == (False, False)
 
@@ -132,6 +132,6 @@ def test_a_job_of_async_whose_watcher_has_been_killed(builtin, record_property):
     asked = {"async_dir": str(builtin.async_dir), "jobs": [jid]}
     found = modules.run(modules.OURS + "job_stop", asked)
     assert found["jobs"][0]["state"] == "stopped", found
-    assert not any(tree.is_alive(one.pid, one.started) for one in everybody)
+    assert not any(processes.is_alive(one.pid, one.started) for one in everybody)
     assert builtin.sees(jid).startswith("failed, rc -15")
     record_property("builtin", "has no way to stop a job")

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, status, stopping
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import freezer, offspring
 from ansible_collections.durable.jobs.tests.faults.builtin import Builtin
 from ansible_collections.durable.jobs.tests.unit.support import (
@@ -73,7 +74,7 @@ def builtins_survivors():
         finally:
             for folder in folders.values():
                 for pid, started in noted(folder):
-                    if tree.is_alive(pid, started):
+                    if processes.is_alive(pid, started):
                         os.kill(pid, signal.SIGKILL)
             made.close()
 
@@ -111,7 +112,7 @@ def bystander(launcher):
     other = launcher.shell("exec sleep 1000")
     process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     yield
-    assert looking.look(other)["state"] == "running"
+    assert status.look(other)["state"] == "running"
     assert process.poll() is None
     process.kill()
     process.wait()
@@ -127,7 +128,7 @@ def noted(folder):
 
 
 def alive(folder):
-    return [one for one in noted(folder) if tree.is_alive(*one)]
+    return [one for one in noted(folder) if processes.is_alive(*one)]
 
 
 def unruly(launcher, folder, kind, **changes):
@@ -151,7 +152,7 @@ def test_a_deadline_ends_children_of_every_kind(
         pytest.skip("without ctypes nothing links such a child to its job; see docs/reliability.md")
     folder = tmp_path / "words"
     job = unruly(either, folder, kind, timeout=1.5)
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert (found["state"], found["failed"]) == ("timed_out", True)
     assert found["survivors"] == [] and "survivors" not in found["msg"]
     assert alive(folder) == []
@@ -166,7 +167,7 @@ def test_a_storm_is_ended_by_a_keeper_that_took_over(launcher, tmp_path):
     folder = tmp_path / "words"
     job = unruly(launcher, folder, "forks while it is killed", timeout=1.5)
     os.kill(launcher.keeper(job)[0], signal.SIGKILL)
-    assert looking.wait(job, PATIENCE)["state"] == "timed_out"
+    assert status.wait(job, PATIENCE)["state"] == "timed_out"
     assert alive(folder) == [] and launcher.processes(job) == []
 
 
@@ -207,17 +208,19 @@ def test_a_process_that_cannot_be_killed(launcher, stuck, who):
         grace=0.3,
     )
     (pid,) = until(lambda: is_uninterruptible(job, launcher))
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert (found["state"], found["finished"], found["failed"]) == ("timed_out", True, True)
     assert found["survivors"] == [{"pid": pid, "name": "touch"}]
     assert f"still alive: touch (pid {pid})" in found["msg"]
     assert found["rc"] == (None if who == "command" else -15)
-    assert tree.process(pid) is not None
+    assert processes.process(pid) is not None
     stuck.thaw()
-    until(lambda: tree.process(pid) is None, "the end of what was stuck")
-    again = looking.look(job)
+    until(lambda: processes.process(pid) is None, "the end of what was stuck")
+    again = status.look(job)
     assert (again["state"], again["rc"]) == (found["state"], found["rc"])
-    until(lambda: all(tree.process(one) is None for one in launcher.keeper(job)), "our own end")
+    until(
+        lambda: all(processes.process(one) is None for one in launcher.keeper(job)), "our own end"
+    )
 
 
 def test_replacing_a_job_that_cannot_be_killed(launcher, stuck):
@@ -237,8 +240,8 @@ def test_replacing_a_job_that_cannot_be_killed(launcher, stuck):
     error = answer["error"]
     assert f"cannot stop job {old.jid}" in error["msg"] and f"touch (pid {pid})" in error["msg"]
     assert error["survivors"] == [{"pid": pid, "name": "touch"}]
-    assert launcher.store.latest("work").jid == old.jid
-    assert looking.look(old)["state"] == "stopped"
+    assert latest_job(launcher.store, "work").jid == old.jid
+    assert status.look(old)["state"] == "stopped"
 
 
 def test_stopping_what_cannot_be_killed_without_a_keeper(launcher, stuck):
@@ -265,7 +268,7 @@ def test_timeouts_under_load(launcher, builtin, record_property):
         asked = request("/bin/sh", "-c", "sleep 1000 & sleep 1001", timeout=1, grace=1)
         launcher.raw(*[asked] * TRIES)
         for job in launcher.jobs:
-            assert looking.wait(job, PATIENCE)["state"] == "timed_out"
+            assert status.wait(job, PATIENCE)["state"] == "timed_out"
             assert launcher.processes(job) == []
     finally:
         for one in load:

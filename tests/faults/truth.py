@@ -9,8 +9,9 @@ import shlex
 from pathlib import Path
 
 from ansible_collections.durable.jobs.plugins.module_utils import _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, schema, tree
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import Job, MissingRecord
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, schema, status
+from ansible_collections.durable.jobs.plugins.module_utils._job.job import Job
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import MissingRecord
 
 ROOT = Path(_job.__file__).parents[3]
 
@@ -74,12 +75,12 @@ def lies(found: schema.Record, marks: Marks, *, may_be_lost: bool) -> list[str]:
 def final(job: Job, seconds: float) -> schema.Record | None:
     """Wait for a job's end and return its dictionary; None if there is no such job."""
     try:
-        return looking.wait(job, seconds)
+        return status.wait(job, seconds)
     except MissingRecord:
         return None
 
 
-def carrying(mark: str) -> list[tree.Process]:
+def carrying(mark: str) -> list[processes.Process]:
     """Return the living processes that carry a variable, given as NAME=value, in their environment.
 
     A look takes its time: whoever is forked during it, by a process that ends before it is looked at, is missed. So
@@ -88,9 +89,9 @@ def carrying(mark: str) -> list[tree.Process]:
     return _carrying(mark) or _carrying(mark)
 
 
-def _carrying(mark: str) -> list[tree.Process]:
+def _carrying(mark: str) -> list[processes.Process]:
     found = []
-    for one in tree.all_processes().values():
+    for one in processes.all_processes().values():
         if mark in read(Path(f"/proc/{one.pid}/environ")).split("\0") and not one.zombie:
             found.append(one)
     return found

@@ -57,7 +57,7 @@ def run(targets: pathlib.Path, tree: str, library: str | None) -> bool:
     failed = []
     with tempfile.TemporaryDirectory(prefix="durable_test.") as scratch:
         folder = pathlib.Path(scratch)
-        _prepare(targets / VERSION, folder)
+        _action_capture(targets / VERSION, folder)
         env = _environment(folder, tree, library)
         for name in NAMES:
             said = _run_often(folder, name, env)
@@ -80,7 +80,7 @@ def _run_often(folder: pathlib.Path, name: str, env: dict[str, str]) -> str | No
     return said
 
 
-def _prepare(targets: pathlib.Path, folder: pathlib.Path) -> None:
+def _action_capture(targets: pathlib.Path, folder: pathlib.Path) -> None:
     """Lay the targets out as ansible-core's own tool does."""
     shutil.copytree(targets, folder / "targets")
     main = folder / "targets" / "async" / "tasks" / "main.yml"

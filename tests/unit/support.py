@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from ansible_collections.durable.jobs.plugins.module_utils import _engine, _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import errors, store, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import errors, processes, store
 
 PACKAGE = Path(_job.__file__).parent
 PATIENCE = 30  # seconds after which a condition that does not come true is a failure
@@ -193,7 +193,7 @@ class Launcher:
 
     def processes(self, job):
         """Return the living processes that carry the job's mark."""
-        return tree.members(job.jid, roots=[], session=None, spared=set(), marked=True)
+        return processes.members(job.jid, roots=[], session=None, spared=set(), marked=True)
 
     def keeper(self, job):
         """Return the pids of a job's keeper and runner."""
@@ -209,7 +209,7 @@ class Launcher:
     def close(self):
         for job in self.jobs:
             for one in self.processes(job):
-                tree.send(one, signal.SIGKILL)
+                processes.send(one, signal.SIGKILL)
         # Some tests leave what nobody takes. Who delivers would try it for a day.
         bell = self.store.private_path("outbox", "bell")
         if os.path.exists(bell):
@@ -217,6 +217,6 @@ class Launcher:
 
     @staticmethod
     def _kill(pids):
-        for one in filter(None, map(tree.process, pids)):
-            tree.send(one, signal.SIGKILL)
+        for one in filter(None, map(processes.process, pids)):
+            processes.send(one, signal.SIGKILL)
         return pids

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import schema, store, tree
+from . import host, processes, schema
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def why_lost(job: Job) -> str | None:
 
     :raises JobError: /proc is of no use here.
     """
-    store.require_proc()
+    host.require_proc()
     try:
         written = os.stat(job.jid, dir_fd=job.store.fd, follow_symlinks=False).st_mtime
     except FileNotFoundError:  # removed at this moment
@@ -78,11 +78,11 @@ def _would_see(job: Job) -> bool:
 
     Not from within a container, whose files others may have, too, nor if another machine may have launched it.
     """
-    is_first = store.pid_namespace() == store.FIRST_NAMESPACE
+    is_first = host.pid_namespace() == host.FIRST_NAMESPACE
     point, kind = _mount(job.store.fd)
     # A machine of systemd-nspawn or LXC is one by itself, apart from what has been mounted into it.
-    first = tree.process(1)
-    is_machine = is_first or (point == "/" and first is not None and first.name in store.INITS)
+    first = processes.process(1)
+    is_machine = is_first or (point == "/" and first is not None and first.name in host.INITS)
     return is_machine and kind in LOCAL and not _may_be_hidden(int(job.jid.rpartition(".")[2]))
 
 
@@ -109,7 +109,7 @@ def _may_be_hidden(wrapper: int) -> bool:
 
     :param wrapper: the pid of the process that forked them.
     """
-    if not tree.is_blind():
+    if not processes.is_blind():
         return False
     with open("/proc/sys/kernel/pid_max", encoding="ascii") as source:
         limit = int(source.read())
@@ -118,8 +118,8 @@ def _may_be_hidden(wrapper: int) -> bool:
             os.kill(pid % limit or 1, 0)
         except OSError:
             continue
-        found = tree.process(pid % limit or 1)
-        if found is None or found.started == tree.UNSEEN:
+        found = processes.process(pid % limit or 1)
+        if found is None or found.started == processes.UNSEEN:
             return True
     return False
 
@@ -133,8 +133,8 @@ class _Processes:
         self.begun = time.time()
         self.marks: set[bytes] = set()  # the first parts of the jids of all wrappers
         self._sessions: set[int] = set()  # of the wrappers
-        self._others: list[tuple[tree.Process, bytes]] = []  # and their async dirs
-        table = tree.all_processes()
+        self._others: list[tuple[processes.Process, bytes]] = []  # and their async dirs
+        table = processes.all_processes()
         self._leaders = {pid for pid, one in table.items() if pid == one.session and not one.zombie}
         for one in table.values():
             words = read_words(one.pid, "cmdline")
@@ -155,7 +155,7 @@ class _Processes:
             latest = cls.latest = cls()
         return latest
 
-    def _note(self, one: tree.Process) -> None:
+    def _note(self, one: processes.Process) -> None:
         try:
             is_own = os.stat("/proc/%d" % one.pid).st_uid == os.geteuid() and not one.zombie
         except OSError:  # it has ended, or is hidden

@@ -16,9 +16,9 @@ import os
 import signal
 import time
 
-from . import async_jobs, files, schema, store, tree
+from . import async_jobs, files, host, processes, schema
 from .errors import JobError
-from .folder import DamagedRecord, MissingRecord, write_beside
+from .record_io import DamagedRecord, MissingRecord, write_beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ class Wrapped:
         self._known: set[tuple[int, int]] = set()  # pid and start of each that has been its own
         self._sessions: set[int] = set()  # that its wrappers have founded
         self._folders: set[str] = set()  # temporary ones that its watcher would remove
-        self.wrappers: list[tree.Process] = []  # that are alive
-        self.others: list[tree.Process] = []
+        self.wrappers: list[processes.Process] = []  # that are alive
+        self.others: list[processes.Process] = []
 
-    def look(self, table: dict[int, tree.Process]) -> None:
+    def look(self, table: dict[int, processes.Process]) -> None:
         """Find the job's living processes, given all processes."""
         wrappers = {pid for pid in table if not table[pid].zombie and self._is_wrapper(pid)}
         known = {pid for pid, start in self._known if pid in table and table[pid].started == start}
@@ -49,14 +49,14 @@ class Wrapped:
         # As long as a process of it lives, nobody else can found a session of that number.
         sessions = {table[pid].session for pid in wrappers | known} & self._sessions
         mine = {pid for pid in table if table[pid].session in sessions} | wrappers | known
-        mine |= tree.descendants(table, mine)
-        for pid, parent in tree.family(mine).items():  # also what /proc hides
-            hidden = table.get(pid) or tree.process(pid, parent)
+        mine |= processes.descendants(table, mine)
+        for pid, parent in processes.family(mine).items():  # also what /proc hides
+            hidden = table.get(pid) or processes.process(pid, parent)
             if hidden is not None:
                 table[pid] = hidden
                 mine.add(pid)
         mine.discard(os.getpid())
-        mine -= tree.of_other_jobs(mine, self.job.jid, table)
+        mine -= processes.of_other_jobs(mine, self.job.jid, table)
         self._known.update((pid, table[pid].started) for pid in mine)
         alive = [table[pid] for pid in sorted(mine) if not table[pid].zombie]
         self.wrappers = [one for one in alive if one.pid in wrappers]
@@ -64,8 +64,8 @@ class Wrapped:
 
     def _is_wrapper(self, pid: int) -> bool:
         words = async_jobs.read_words(pid, "cmdline")
-        for place, word in enumerate(words[:-3]):
-            mark, limit, *rest = words[place + 1 :]
+        for index, word in enumerate(words[:-3]):
+            mark, limit, *rest = words[index + 1 :]
             is_one = async_jobs.is_wrapper(word) and limit.isdigit()
             if is_one and mark == self._mark and self._is_ours(pid):
                 self._note_folder(rest)
@@ -118,8 +118,8 @@ class Wrapped:
 
 def prove(jobs: list[Job]) -> tuple[list[Wrapped], dict[str, JobError]]:
     """Return those of some jobs that can be ended, and by jid what to tell of the others."""
-    store.require_proc()
-    table = tree.all_processes()
+    host.require_proc()
+    table = processes.all_processes()
     proved: list[Wrapped] = []
     refused = {}
     for job in jobs:
@@ -143,8 +143,8 @@ def end(jobs: list[Wrapped], *, number: int, grace: float, by: Record, reason: s
     """
     signalled: set[str] = set()
 
-    def find() -> list[tree.Process]:
-        table = tree.all_processes()
+    def find() -> list[processes.Process]:
+        table = processes.all_processes()
         found = []
         for one in jobs:
             one.look(table)
@@ -153,18 +153,18 @@ def end(jobs: list[Wrapped], *, number: int, grace: float, by: Record, reason: s
                 signalled.add(one.job.jid)
         return found
 
-    def wrappers() -> list[tree.Process]:
-        table = tree.all_processes()
+    def wrappers() -> list[processes.Process]:
+        table = processes.all_processes()
         for one in jobs:
             one.look(table)
         return [process for one in jobs for process in one.wrappers + one.others]
 
     # The wrappers first live on, for they note what the module has said.
-    tree.end(find, number=number, grace=grace, pause=_pause)
+    processes.end(find, number=number, grace=grace, pause=_pause)
     until = time.monotonic() + SETTLE
     while time.monotonic() < until and not all(one.is_finished() for one in jobs):
         time.sleep(INTERVAL)
-    tree.end(wrappers, number=signal.SIGKILL, grace=0, pause=_pause)
+    processes.end(wrappers, number=signal.SIGKILL, grace=0, pause=_pause)
     for one in jobs:
         one.tidy()
         if one.job.jid in signalled or not one.is_finished():

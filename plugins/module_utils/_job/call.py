@@ -23,16 +23,17 @@ from __future__ import annotations
 
 import os
 
-from . import installation, schema, store, way
-from .folder import MissingRecord
+from . import host, installation, schema, trust
+from .names import latest_job
 from .printable import printable
-from .store import Store
+from .record_io import MissingRecord
+from .store import Store, has_outbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-    from .folder import Job
+    from .job import Job
     from .schema import Record
 
 NO_LOGIN = 2**32 - 1  # what /proc/self/loginuid says of a session that nobody has logged in to
@@ -77,18 +78,18 @@ class Call:
         :raises FileNotFoundError: it is not there, and ``create`` is false.
         :raises JobError: it cannot be used; the message says why and as whom.
         """
-        where = Store.open(self.async_dir, create=create)
-        where.open_jobs = set()
-        self.at_end(where.close)
-        if not self.check_mode and store.has_outbox(where):
+        store = Store.open(self.async_dir, create=create)
+        store.open_jobs = set()
+        self.at_end(store.close)
+        if not self.check_mode and has_outbox(store):
             # Imported here: few async dirs have an outbox.
             from . import delivery
 
-            self.at_end(lambda: delivery.wake(where))
+            self.at_end(lambda: delivery.wake(store))
         if self._engine is not None and not self.check_mode:
-            installation.install(where, *self._engine, needed=create)
+            installation.install(store, *self._engine, needed=create)
             self._engine = None
-        return where
+        return store
 
     def find_store(self) -> Store | None:
         """Open the async dir; None if it is not there. :raises JobError: it cannot be used."""
@@ -111,7 +112,7 @@ class Call:
             schema.check_jid(self.params["jid"])
             return self.open_store(create=False).job(self.params["jid"])
         name = schema.check_name(self.params["name"])
-        job = self.open_store(create=False).latest(name)
+        job = latest_job(self.open_store(create=False), name)
         if job is None:
             raise MissingRecord(name)
         return job
@@ -142,7 +143,7 @@ def why_absent(
 
     :param launched: what the result of its launch tells, see ``references.Reference``.
     """
-    me = store.user_name(os.geteuid())
+    me = host.user_name(os.geteuid())
     which = jid or "named %r" % name
     text = "could not find job %s in %s as user %s" % (which, path, me)
     if not (schema.valid_jid(jid) if jid else schema.valid_name(name or "")):
@@ -155,7 +156,7 @@ def why_absent(
     if folder not in ("", os.path.normpath(path)):
         hint = "; it was launched in %s: set async_dir to that, or use the same become" % folder
         return printable(text + hint)
-    for user, folder in way.elsewhere(path, jid or "", name or ""):
+    for user, folder in trust.elsewhere(path, jid or "", name or ""):
         if user == me:
             text += "; there is one in %s: set async_dir to that" % folder
         else:
@@ -169,7 +170,7 @@ def requester(request: Record) -> dict[str, Any]:
     told = request.get("controller") or {}
     by = {
         "via": "ansible" if request["ansible"] else "local",
-        "user": store.user_name(os.geteuid()),
+        "user": host.user_name(os.geteuid()),
         "login": os.environ.get("SUDO_USER") or os.environ.get("DOAS_USER") or _login_user(),
         "controller_user": told.get("user"),
         "controller": told.get("host"),
@@ -184,4 +185,4 @@ def _login_user() -> str | None:
             uid = int(source.read())
     except (OSError, ValueError):  # a kernel without auditing
         return None
-    return store.user_name(uid) if uid < NO_LOGIN else None
+    return host.user_name(uid) if uid < NO_LOGIN else None

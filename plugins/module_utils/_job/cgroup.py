@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 
-from . import tree
+from . import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,14 +100,14 @@ def members(groups: list[str]) -> set[int]:
     return found
 
 
-def living(groups: list[str], jid: str) -> list[tree.Process]:
+def living(groups: list[str], jid: str) -> list[processes.Process]:
     """Return the living processes in a job's group, without those of other jobs that were launched from it."""
     inside = members(groups)
-    seen = (tree.process(pid) for pid in sorted(inside - tree.of_other_jobs(inside, jid)))
+    seen = (processes.process(pid) for pid in sorted(inside - processes.of_other_jobs(inside, jid)))
     return [one for one in seen if one is not None and not one.zombie]
 
 
-def joined(found: list[tree.Process], groups: list[str], jid: str) -> list[tree.Process]:
+def joined(found: list[processes.Process], groups: list[str], jid: str) -> list[processes.Process]:
     """Return the processes that have been found, and those living in the group of job ``jid`` beside them."""
     known = {one.pid for one in found}
     return found + [one for one in living(groups, jid) if one.pid not in known]
@@ -119,7 +119,7 @@ def kill(groups: list[str], jid: str) -> None:
     Unless there are processes of other jobs in it: then whoever looks for its members kills them one by one.
     """
     for group in groups[:1]:
-        if tree.of_other_jobs(members([group]), jid):
+        if processes.of_other_jobs(members([group]), jid):
             continue
         try:
             write(group + "/cgroup.kill", "1")

@@ -9,7 +9,7 @@ import os
 import pwd
 import re
 
-from . import quantities, schema, store
+from . import host, quantities, schema
 from .errors import JobError
 
 TYPE_CHECKING = False
@@ -78,8 +78,8 @@ def manager() -> tuple[str, str]:
 
     A user's own systemd ends at his last logout, and with it his units, unless he lingers.
     """
-    if not store.runs_systemd():
-        return "", "systemd is not PID 1 of this machine (there is no %s)" % store.BOOTED
+    if not host.runs_systemd():
+        return "", "systemd is not PID 1 of this machine (there is no %s)" % host.BOOTED
     if os.geteuid() == 0:
         address = "/run/systemd/private"
         if os.path.exists(address):
@@ -96,9 +96,9 @@ def manager() -> tuple[str, str]:
     return "", why % (address, os.geteuid())
 
 
-def doom() -> str | None:
+def logout_warning() -> str | None:
     """Say what will end a job that has no unit, and what to do; None if nothing will."""
-    if not store.runs_systemd():
+    if not host.runs_systemd():
         return None
     with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as source:
         login = _LOGIN.search(source.read())
@@ -151,4 +151,4 @@ def _killing_setting(user: str) -> str | None:
 
 
 def _me() -> str:
-    return store.user_name(os.geteuid())
+    return host.user_name(os.geteuid())

@@ -192,13 +192,13 @@ def _put(out: bytearray, kind: str, value: Any) -> None:
         _put(out, "g", value[0])
         _put(out, value[0], value[1])
     elif kind[0] == "a":
-        place = len(out)
+        offset = len(out)
         out += bytes(4)
         out += bytes(-len(out) % _align(kind[1:]))
         start = len(out)
         for one in value:
             _put(out, kind[1:], one)
-        out[place : place + 4] = struct.pack("<I", len(out) - start)
+        out[offset : offset + 4] = struct.pack("<I", len(out) - start)
     else:  # a structure
         for part, one in zip(split(kind[1:-1]), value):
             _put(out, part, one)
@@ -210,57 +210,57 @@ def unmarshal(signature: str, data: bytes, order: str = "<") -> list[Any]:
     :raises OSError: that is not what the signature says.
     """
     values = []
-    place = 0
+    offset = 0
     try:
         for kind in split(signature):
-            value, place = _take(data, place, kind, order)
+            value, offset = _take(data, offset, kind, order)
             values.append(value)
     except (struct.error, IndexError, KeyError, UnicodeDecodeError, RecursionError):
         raise OSError("it does not speak D-Bus") from None
     return values
 
 
-def _take(data: bytes, place: int, kind: str, order: str) -> tuple[Any, int]:
-    place += -place % _align(kind)
+def _take(data: bytes, offset: int, kind: str, order: str) -> tuple[Any, int]:
+    offset += -offset % _align(kind)
     if kind in _FIXED:
         size, code = _FIXED[kind]
-        return struct.unpack_from(order + code, data, place)[0], place + size
+        return struct.unpack_from(order + code, data, offset)[0], offset + size
     if kind in ("s", "o", "g"):
         width = 1 if kind == "g" else 4
-        length = struct.unpack_from(order + ("B" if width == 1 else "I"), data, place)[0]
-        place += width
-        return data[place : place + length].decode(), place + length + 1
+        length = struct.unpack_from(order + ("B" if width == 1 else "I"), data, offset)[0]
+        offset += width
+        return data[offset : offset + length].decode(), offset + length + 1
     if kind == "v":
-        inner, place = _take(data, place, "g", order)
-        return _take(data, place, inner, order)
+        inner, offset = _take(data, offset, "g", order)
+        return _take(data, offset, inner, order)
     if kind[0] == "a":
-        size, place = _take(data, place, "u", order)
-        place += -place % _align(kind[1:])
-        end = place + size
+        size, offset = _take(data, offset, "u", order)
+        offset += -offset % _align(kind[1:])
+        end = offset + size
         values = []
-        while place < end:
-            value, after = _take(data, place, kind[1:], order)
-            if after == place:
+        while offset < end:
+            value, after = _take(data, offset, kind[1:], order)
+            if after == offset:
                 raise IndexError("elements without content")
             values.append(value)
-            place = after
-        return values, place
+            offset = after
+        return values, offset
     parts = []
     for part in split(kind[1:-1]):
-        value, place = _take(data, place, part, order)
+        value, offset = _take(data, offset, part, order)
         parts.append(value)
-    return tuple(parts), place
+    return tuple(parts), offset
 
 
 def split(signature: str) -> list[str]:
     """Split a signature into complete types."""
     kinds = []
     start = depth = 0
-    for place, letter in enumerate(signature):
+    for offset, letter in enumerate(signature):
         depth += {"(": 1, "{": 1, ")": -1, "}": -1}.get(letter, 0)
         if depth == 0 and letter != "a":
-            kinds.append(signature[start : place + 1])
-            start = place + 1
+            kinds.append(signature[start : offset + 1])
+            start = offset + 1
     return kinds
 
 

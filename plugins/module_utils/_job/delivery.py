@@ -22,16 +22,16 @@ import select
 import signal
 import time
 
-from . import files, kernel, looking, notifying, outbox, removing, schema
+from . import files, kernel, notifying, outbox, removing, schema, status
 from .errors import MISHAPS, JobError
-from .folder import DamagedRecord, MissingRecord
+from .record_io import DamagedRecord, MissingRecord
 from .outbox import LONGEST_PAUSE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, NoReturn
 
-    from .folder import Job
+    from .job import Job
     from .outbox import Outbox
     from .schema import Record
     from .store import Store
@@ -46,14 +46,14 @@ AGAIN = 1.0  # seconds after which a process that was killed is replaced
 _LIVING = 1.0  # seconds between two looks at workers; one that ends by itself rings the bell
 
 
-def wake(where: Store) -> None:
+def wake(store: Store) -> None:
     """See to it that what lies in the outbox is delivered. Nothing here takes long, and nothing is a failure."""
-    duty = claim(where)
+    duty = claim(store)
     if duty is None:
         return
     try:
         if os.fork() == 0:
-            stay(where, duty)
+            stay(store, duty)
     except OSError:  # too many processes: the next look tries it again
         pass
     finally:
@@ -61,13 +61,13 @@ def wake(where: Store) -> None:
             os.close(fd)
 
 
-def claim(where: Store) -> tuple[int, int] | None:
+def claim(store: Store) -> tuple[int, int] | None:
     """Take it upon us to deliver: return the outbox's descriptor and that of the bell, which holds the lock.
 
     None if there is nothing to do, or somebody who does it; he is woken.
     """
     try:
-        folder = where.private(outbox.FOLDER, create=False)
+        folder = store.private(outbox.FOLDER, create=False)
     except (OSError, JobError):  # no job has ever had notifications
         return None
     bell = -1
@@ -75,7 +75,7 @@ def claim(where: Store) -> tuple[int, int] | None:
         if _ring(folder):
             return None
         if not outbox.is_known_boot(folder) or outbox.Waiting(folder).pending:
-            bell = _take(where, folder)
+            bell = _take(store, folder)
     except MISHAPS:
         pass
     finally:
@@ -93,7 +93,7 @@ def see_out(job: Job) -> None:
             hangs_up.register(keeper, 0)
             hangs_up.poll()
             os.close(keeper)
-        looking.judged(job, settle=True)
+        status.judged(job, settle=True)
     except (MissingRecord, DamagedRecord, *MISHAPS):
         pass
     wake(job.store)
@@ -116,8 +116,8 @@ def _ring(folder: int) -> bool:
     return True
 
 
-@files.privately
-def _take(where: Store, folder: int) -> int:
+@files.with_private_umask
+def _take(store: Store, folder: int) -> int:
     """Take the lock of the one who delivers; -1 if somebody has it."""
     import stat
 
@@ -125,8 +125,8 @@ def _take(where: Store, folder: int) -> int:
         os.mkfifo(BELL, 0o600, dir_fd=folder)
     except FileExistsError:
         pass
-    path = where.private_path(outbox.FOLDER, BELL)
-    bell = where.open_own(folder, BELL, os.O_RDWR, path, kind=stat.S_IFIFO)
+    path = store.private_path(outbox.FOLDER, BELL)
+    bell = store.open_own(folder, BELL, os.O_RDWR, path, kind=stat.S_IFIFO)
     try:
         fcntl.flock(bell, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -138,7 +138,7 @@ def _take(where: Store, folder: int) -> int:
 # -- guardian and deliverer -------------------------------------------------------------------------------------------
 
 
-def stay(where: Store, duty: tuple[int, int]) -> NoReturn:
+def stay(store: Store, duty: tuple[int, int]) -> NoReturn:
     """Be the guardian until nothing is left to deliver. The process ends with that.
 
     :param duty: what :func:`claim` returned.
@@ -157,9 +157,9 @@ def stay(where: Store, duty: tuple[int, int]) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         kernel.become_subreaper(False)
-        where.open_jobs = None
-        _keep_only(where.fd, folder, bell)
-        _guard(where, folder, bell)
+        store.open_jobs = None
+        _keep_only(store.fd, folder, bell)
+        _guard(store, folder, bell)
     finally:
         os._exit(0)
 
@@ -175,11 +175,11 @@ def _keep_only(*kept: int) -> None:
         low = fd + 1
 
 
-def _guard(where: Store, folder: int, bell: int) -> None:
+def _guard(store: Store, folder: int, bell: int) -> None:
     """Replace the deliverer whenever it has been killed; return when it has nothing left to do."""
     while bell >= 0:
         try:
-            status = _watched(where, folder, bell)
+            status = _watched(store, folder, bell)
         except OSError:  # too many processes
             status = -1
         if status != 0:
@@ -187,10 +187,10 @@ def _guard(where: Store, folder: int, bell: int) -> None:
             continue
         os.close(bell)
         # Somebody may have rung after its last look, and before this.
-        bell = _take(where, folder) if outbox.Waiting(folder).pending else -1
+        bell = _take(store, folder) if outbox.Waiting(folder).pending else -1
 
 
-def _watched(where: Store, folder: int, bell: int) -> int:
+def _watched(store: Store, folder: int, bell: int) -> int:
     """Fork the deliverer, wait for its end and return its wait status."""
     lifeline_out, lifeline_in = os.pipe()
     pid = os.fork()
@@ -198,9 +198,9 @@ def _watched(where: Store, folder: int, bell: int) -> int:
         code = 1
         try:
             os.close(lifeline_in)
-            if _Deliverer(where, folder, bell, lifeline_out).run():
+            if _Deliverer(store, folder, bell, lifeline_out).run():
                 os.close(lifeline_out)
-                _guard(where, folder, bell)  # the guardian has been killed
+                _guard(store, folder, bell)  # the guardian has been killed
             code = 0
         finally:
             os._exit(code)
@@ -217,8 +217,8 @@ class _Deliverer:
     :param lifeline: hangs up when the guardian ends.
     """
 
-    def __init__(self, where: Store, folder: int, bell: int, lifeline: int) -> None:
-        self._where = where
+    def __init__(self, store: Store, folder: int, bell: int, lifeline: int) -> None:
+        self._store = store
         self._folder = folder
         self._bell = bell
         self._lifeline = lifeline
@@ -234,7 +234,7 @@ class _Deliverer:
         """Deliver; return when nothing is left, or with True when the guardian has been killed."""
         is_orphan = False
         if not outbox.is_known_boot(self._folder):
-            look_at_live(self._where, outbox.Waiting(self._folder).live)
+            look_at_live(self._store, outbox.Waiting(self._folder).live)
             outbox.note_boot(self._folder)
         while True:
             is_killed, done = self._reap()
@@ -289,21 +289,21 @@ class _Deliverer:
             except OSError:  # too many processes
                 return
             if pid == 0:
-                _work(self._where, jids, self._bell)
+                _work(self._store, jids, self._bell)
             self._busy[pid] = jids
 
 
-def look_at_live(where: Store, jids: list[str]) -> None:
+def look_at_live(store: Store, jids: list[str]) -> None:
     """Look at the jobs whose end has not been told. One that is gone gets its verdict, and with that its event."""
     for jid in jids:
-        _has_ended(where, jid)
+        _has_ended(store, jid)
 
 
-def _has_ended(where: Store, jid: str) -> bool:
+def _has_ended(store: Store, jid: str) -> bool:
     """Look at one such job: tell whether it has ended, after its event has been written."""
-    job = where.job(jid)
+    job = store.job(jid)
     try:
-        record = looking.judged(job, settle=True)
+        record = status.judged(job, settle=True)
         if record["finished"]:
             outbox.post(job, record)
         return bool(record["finished"])
@@ -329,17 +329,17 @@ def _drop_abandoned(job: Job) -> None:
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
-def _work(where: Store, jids: list[str], bell: int) -> None:
+def _work(store: Store, jids: list[str], bell: int) -> None:
     """Be a worker: deliver what is in some outboxes, ring the bell and end."""
     code = 1
     try:
         silent: dict[str, tuple[float, str]] = {}
         for jid in jids:
             try:
-                found = outbox.find(where, jid)
+                found = outbox.find(store, jid)
                 if found is not None:
                     if found.lock():  # else a worker whose deliverer was killed is still at it
-                        _deliver(where, found, silent)
+                        _deliver(store, found, silent)
                     found.close()
             except MISHAPS:  # it is tried again
                 pass
@@ -351,14 +351,14 @@ def _work(where: Store, jids: list[str], bell: int) -> None:
         os._exit(code)
 
 
-def _deliver(where: Store, found: Outbox, silent: dict[str, tuple[float, str]]) -> None:
+def _deliver(store: Store, found: Outbox, silent: dict[str, tuple[float, str]]) -> None:
     """Try each notification of a job that is left to be delivered, once.
 
     :param silent: receivers that have kept us waiting: until when to leave them alone, and why.
     """
     told, asked, sinks = found.read(outbox.EVENT), found.read(outbox.SINKS), found.sinks()
     if not isinstance(told, dict) or not isinstance(asked, dict) or not sinks:
-        _without_event(where, found, asked)
+        _without_event(store, found, asked)
         return
     is_old = outbox.age(told) > (asked["notify_for"] or 0)
     states = found.states()
@@ -406,14 +406,14 @@ def _attempt(
     return None
 
 
-def _without_event(where: Store, found: Outbox, asked: object) -> None:
+def _without_event(store: Store, found: Outbox, asked: object) -> None:
     """Deal with an outbox that should hold an event and does not.
 
     It is being written at this moment, its writer was killed, the disk has no room for it, or all is damaged.
     """
     if not isinstance(asked, dict) or not found.sinks():
         found.settle()  # nobody can know any more who was to be told
-    elif _has_ended(where, found.jid):
+    elif _has_ended(store, found.jid):
         if found.read(outbox.EVENT) is None:
             found.due_in(REST)
     else:

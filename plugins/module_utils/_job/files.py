@@ -20,7 +20,7 @@ OWN_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 BLOCK = 512  # bytes of what st_blocks counts (inode(7))
 
 
-def privately(make: Maker) -> Maker:
+def with_private_umask(make: Maker) -> Maker:
     """Let what a function makes be for its owner, and for him at once, whatever the umask of the process."""
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -22,7 +22,7 @@ KEPT = (
 )
 
 
-def install(where: Store, name: str, content: bytes, *, needed: bool) -> None:
+def install(store: Store, name: str, content: bytes, *, needed: bool) -> None:
     """Put the engine into an async dir, whole or not at all, and remove old ones.
 
     :param name: of its file, see ``boot.installed_name``.
@@ -30,20 +30,20 @@ def install(where: Store, name: str, content: bytes, *, needed: bool) -> None:
     :raises JobError: it cannot be installed, and is needed; or something that is not ours is in its place.
     """
     try:
-        _install(where, name, content)
+        _install(store, name, content)
     except OSError as error:
         if needed:
-            raise where.failure(error) from None
+            raise store.failure(error) from None
 
 
-@files.privately
-def _install(where: Store, name: str, content: bytes) -> None:
-    engines = where.private(ENGINES)
+@files.with_private_umask
+def _install(store: Store, name: str, content: bytes) -> None:
+    engines = store.private(ENGINES)
     try:
         fcntl.flock(engines, fcntl.LOCK_EX)
         try:
             found = os.stat(name, dir_fd=engines, follow_symlinks=False)
-            where.require(found, stat.S_IFREG, where.private_path(ENGINES, name))
+            store.require(found, stat.S_IFREG, store.private_path(ENGINES, name))
         except FileNotFoundError:
             pass
         scratch = name + ".new"  # only the holder of the lock writes here
@@ -55,29 +55,29 @@ def _install(where: Store, name: str, content: bytes) -> None:
             files.remove_tree(scratch, engines)
             raise
         os.fsync(engines)
-        _sweep(where, engines, name)
+        _sweep(store, engines, name)
     finally:
         os.close(engines)
 
 
-def _sweep(where: Store, engines: int, mine: str) -> None:
+def _sweep(store: Store, engines: int, mine: str) -> None:
     """Remove all engines but the latest. An engine that runs needs its file no more."""
     ages = {}
     for name in os.listdir(engines):
         ages[name] = os.stat(name, dir_fd=engines, follow_symlinks=False).st_mtime
     others = sorted(set(ages) - {mine}, key=lambda name: -ages[name])
     for name in others[KEPT - 1 :]:
-        if not _is_used(where, name):
+        if not _is_used(store, name):
             try:
                 files.remove_tree(name, engines)
             except OSError:  # not to be removed: the next one will try again
                 pass
 
 
-def _is_used(where: Store, name: str) -> bool:
+def _is_used(store: Store, name: str) -> bool:
     """Tell whether a module of release 0.1 launches from an engine: a folder, of which it holds the lock."""
     try:
-        package = where.private(ENGINES, name, "_job", create=False)
+        package = store.private(ENGINES, name, "_job", create=False)
     except (OSError, JobError):  # a file, half-made, or not ours to judge
         return False
     try:

@@ -13,29 +13,30 @@ import time
 
 from . import (
     cgroup,
+    host,
     kernel,
-    looking,
+    notify_socket,
     output,
-    reports,
+    processes,
     runner,
     schema,
     shutdown,
+    status,
     stopping,
-    store,
-    tree,
     unit,
 )
 from .errors import MISHAPS, JobError
-from .folder import DamagedRecord, Job, MissingRecord, log_loss, output_error
-from .starter import Starter
+from .job import Job, log_loss, output_error
+from .record_io import DamagedRecord, MissingRecord
+from .spawn import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from .runner import Inheritance
+    from .queueing import Turn
+    from .runner import ProcessDefaults
     from .schema import Record
-    from .turn import Turn
 
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
@@ -69,7 +70,7 @@ class Keeper:
         self._streams = output.Streams([], 0)
         self._starter = Starter(job, request, lock)
         # Made when something is reported. Most commands never do, and shall not cost more for it.
-        self._reports: reports.Reports | None = None
+        self._reports: notify_socket.Reports | None = None
         self._stop: Record | None = None
         # The command's, where it must be asked and is sure: pid and start.
         self._session: tuple[int, int] | None = None
@@ -91,7 +92,7 @@ class Keeper:
             self._streams = output.Streams(fds, self.request["output_limit"])
         self._poll.register(self._wakeup[0], select.POLLIN)
         self._poll.register(self._lock, select.POLLIN)
-        if reports.listen(self.job):
+        if notify_socket.listen(self.job):
             self._poll.register(self.job.inbox, select.POLLIN)
         if to_start:
             self._starter.open()
@@ -119,7 +120,7 @@ class Keeper:
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> bytes:
+    def launch(self, defaults: ProcessDefaults, ahead: list[str], borrowed: list[int]) -> bytes:
         """Start the command and return the job's record, JSON.
 
         :param inheritance: what the command must find unchanged.
@@ -130,7 +131,7 @@ class Keeper:
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
         try:
-            self._start(inheritance, ahead, borrowed)
+            self._start(defaults, ahead, borrowed)
         except BaseException:
             self._starter.abandon()
             raise
@@ -147,7 +148,7 @@ class Keeper:
             raise
         return self._written
 
-    def start_later(self, turn: Turn, lock: int, inheritance: Inheritance) -> None:
+    def start_later(self, turn: Turn, lock: int, defaults: ProcessDefaults) -> None:
         """Start the command of a queued job when its turn has come, unless it is stopped before.
 
         :param lock: the lock ``turn``, which we hold.
@@ -167,7 +168,7 @@ class Keeper:
             self.gone, self.ending = True, schema.shut_down(signal.SIGTERM)
         else:
             try:
-                self._start(inheritance, turn.ahead, [lock])
+                self._start(defaults, turn.ahead, [lock])
             except JobError as error:
                 self._starter.recall()
                 self.gone, self.ending = True, schema.not_started(error.msg)
@@ -177,17 +178,17 @@ class Keeper:
         """Tell whether a job's turn has come; if not, only when something has changed."""
         if turn.has_come(self.job.store):
             return True
-        for bell in turn.bells:
-            self._poll.register(bell, 0)
+        for hangup in turn.hangups:
+            self._poll.register(hangup, 0)
         try:
             self._wait(turn.patience())
         finally:
-            for bell in turn.bells:
-                self._poll.unregister(bell)
+            for hangup in turn.hangups:
+                self._poll.unregister(hangup)
         return False
 
-    def _start(self, inheritance: Inheritance, ahead: list[str], borrowed: list[int]) -> None:
-        begun = self._starter.start(self._written, inheritance, ahead, borrowed, adopt)
+    def _start(self, defaults: ProcessDefaults, ahead: list[str], borrowed: list[int]) -> None:
+        begun = self._starter.start(self._written, defaults, ahead, borrowed, adopt)
         self._streams.expect(self.job.fd)
         self._starter.open_gate()
         self._written, self.command, self.runner, self._began, self._report = begun
@@ -212,7 +213,7 @@ class Keeper:
         self.command, self._began = private["command"]["pid"], private["monotonic"]
         started = private["command"]["started"]
         # The session of a command that was gone before we came may be a stranger's.
-        if tree.is_command(self.command, started):
+        if processes.is_command(self.command, started):
             self._session = (self.command, started)
         self.ending = self.job.slot("ending")
         self._hearing().resume(self.job.slot(schema.PROGRESS))
@@ -235,7 +236,7 @@ class Keeper:
             self.exited = self.job.slot("exit")
             # What cannot be seen may be there.
             os.close(os.open("/proc/%d/stat" % os.getpid(), os.O_RDONLY))
-            self.gone = not tree.is_command(command["pid"], command["started"])
+            self.gone = not processes.is_command(command["pid"], command["started"])
             self._reap()  # if it has become our child, it may have ended since
 
     # -- stay -------------------------------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ class Keeper:
         """Return when the job is to be ended (monotonic clock), as far as is known now, and for what reason."""
         hearing = self._hearing()
         # What has been reported counts, also if we could not read it before.
-        hearing.take(reports.BACKLOG)
+        hearing.take(notify_socket.BACKLOG)
         timeout, watchdog = self.request["timeout"], self.request["watchdog"]
         limits: list[tuple[float, str | None]] = [(float("inf"), None)]
         if timeout:
@@ -307,7 +308,7 @@ class Keeper:
 
     def _wait(self, seconds: float | None) -> None:
         """Sleep until something happens to a child or the time is over, and take note of it."""
-        # Only what poll found is read: exceptions of those that are empty would cost memory, see starter.
+        # Only what poll found is read: exceptions of those that are empty would cost memory, see spawn.
         child_changed = False
         if self._reports is not None:
             seconds = self._reports.patience(seconds)
@@ -339,12 +340,12 @@ class Keeper:
         if self.command:
             self._hearing().take()
         else:
-            reports.discard(self.job)
-        time.sleep(reports.REST)
+            notify_socket.discard(self.job)
+        time.sleep(notify_socket.REST)
 
-    def _hearing(self) -> reports.Reports:
+    def _hearing(self) -> notify_socket.Reports:
         if self._reports is None:
-            self._reports = reports.Reports(self.job, self.request, self._began)
+            self._reports = notify_socket.Reports(self.job, self.request, self._began)
         return self._reports
 
     def _read_report(self) -> None:
@@ -360,10 +361,10 @@ class Keeper:
     def _read_mail(self) -> None:
         """Take note of what others have asked through the FIFO (see stopping)."""
         try:
-            mail = os.read(self._lock, select.PIPE_BUF)
+            received = os.read(self._lock, select.PIPE_BUF)
         except BlockingIOError:
             return
-        for line in mail.splitlines():
+        for line in received.splitlines():
             try:
                 stop = stopping.parse(line)
             except ValueError:
@@ -383,13 +384,13 @@ class Keeper:
         """Collect every dead child: the runner, orphans of the tree, and the command if its runner was killed."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, code = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 break
             if pid == 0:
                 break
             if pid == self.command and self.exited is None:
-                self.exited = runner.ended(status, self._groups)
+                self.exited = runner.ended(code, self._groups)
                 self._note("exit", self.exited)
             elif pid == self.runner:
                 self.runner = 0
@@ -404,10 +405,10 @@ class Keeper:
 
     # -- end --------------------------------------------------------------------------------------------------------
 
-    def _members(self) -> list[tree.Process]:
+    def _members(self) -> list[processes.Process]:
         # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is its child.
         parent = [self.runner] if self.runner and self.runner == os.getppid() else []
-        found = tree.members(
+        found = processes.members(
             self.job.jid,
             roots=[os.getpid()] if self.subreaper else parent,
             session=self._session,
@@ -425,7 +426,7 @@ class Keeper:
         kill_at = min(self._grace_until(), time.monotonic() + how["grace"])
         self.ending = {"reason": None, **how, "state": state, "survivors": [], "kill_at": kill_at}
         self._note("ending", self.ending)
-        left = tree.end(
+        left = processes.end(
             self._members,
             number=how["signal"],
             grace=how["grace"],
@@ -437,7 +438,7 @@ class Keeper:
             self.ending["survivors"] = [one.described() for one in left[:MAX_SURVIVORS]]
             self._note("ending", self.ending)
         if not self.subreaper:  # else whatever leaves its parent becomes ours, hidden or not
-            self.ending["unseen"] = tree.is_blind()
+            self.ending["unseen"] = processes.is_blind()
 
     def _pause(self, seconds: float) -> bool:
         self._wait(seconds)
@@ -460,13 +461,13 @@ class Keeper:
         record = json.loads(self._written)
         hearing = self._hearing()
         if self.command:
-            hearing.take(reports.BACKLOG)
+            hearing.take(notify_socket.BACKLOG)
             end = float("inf") if self.exited is None else self.exited["monotonic"]
             record = schema.with_reports(record, hearing.shown(record, end))
         hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
         streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
         known = self.exited is not None
-        final = looking.finish(
+        final = status.finish(
             self.job,
             dict(record, **streams),
             state="exited" if known else schema.LOST,
@@ -502,9 +503,9 @@ class Keeper:
         # Imported by the launcher already, if there are notifications.
         from . import delivery
 
-        where = self.job.store
-        duty = delivery.claim(where)
-        return None if duty is None else lambda: delivery.stay(where, duty)
+        store = self.job.store
+        duty = delivery.claim(store)
+        return None if duty is None else lambda: delivery.stay(store, duty)
 
     def _excerpts(self) -> Record:
         found: Record = {"truncated": False}
@@ -533,7 +534,7 @@ def adopt(job: Job, borrowed: list[int]) -> None:
     try:
         private = job.read_record()[schema.PRIVATE]
     except (MissingRecord, DamagedRecord):
-        reports.discard(job)
+        notify_socket.discard(job)
         return  # nothing tells what to enforce; every look says so, and the runner will ask again
     if not _can_see(private):
         return
@@ -557,10 +558,10 @@ def adopt(job: Job, borrowed: list[int]) -> None:
 
 def _can_see(private: Record) -> bool:
     """Tell whether the pids in a record mean to us what they meant to who wrote it."""
-    if private["boot_id"] != store.boot_id():
+    if private["boot_id"] != host.boot_id():
         return False  # after a reboot none of its processes is left: who has their pids now is a stranger
     # In another namespace we would not see its processes, or know them by other pids.
-    return private.get("pid_namespace", 0) in (0, store.pid_namespace())
+    return private.get("pid_namespace", 0) in (0, host.pid_namespace())
 
 
 def _successor(job: Job, record: Record, lock: int) -> Keeper:

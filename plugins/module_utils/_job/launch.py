@@ -10,12 +10,12 @@ import re
 import shlex
 import time
 
-from . import containment, launcher, naming, notifying, quantities, schema, store
+from . import containment, host, launcher, naming, notifying, quantities, schema
 from .call import requester
 from .errors import JobError
-from .folder import MissingRecord
 from .poll_plan import plain, poll_plan
 from .printable import printable
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
 
     :raises JobError: naming the parameter that is wrong.
     """
-    store.require_proc()
+    host.require_proc()
     params = quantities.checked(params)
     max_timeout, timeout = params["max_timeout"], params["timeout"]
     if max_timeout and not 0 < timeout <= max_timeout:
@@ -112,7 +112,7 @@ def _check_size(request: Record) -> None:
 def _contained(params: dict[str, Any]) -> Record:
     """Return what a request says of containment and limits, see launcher. :raises JobError: it cannot be had."""
     found = {name: params[name] for name in schema.LIMITS}
-    simple = params["containment"] != schema.SYSTEMD and not store.runs_systemd()
+    simple = params["containment"] != schema.SYSTEMD and not host.runs_systemd()
     if simple and set(found.values()) == {None}:
         return dict(found, containment=schema.PROCESS)
     return containment.checked(params)
@@ -161,7 +161,7 @@ def not_needed(request: Record, why: str) -> Record:
     return dict(nothing, **always(request), changed=False, skipped=True, msg=why)
 
 
-def launch_all(call: Call, where: Store, requests: list[Record], *, slots: int = 0) -> list[Record]:
+def launch_all(call: Call, store: Store, requests: list[Record], *, slots: int = 0) -> list[Record]:
     """Launch jobs and return the launcher's answers (see there), in order.
 
     It returns when every command has been exec'ed, has failed to, or is queued.
@@ -171,7 +171,7 @@ def launch_all(call: Call, where: Store, requests: list[Record], *, slots: int =
     """
     named = [request for request in requests if request["name"] is not None]
     if named:
-        key = where.secret()
+        key = store.secret()
         for request in named:
             request["spec"] = naming.specification(request, key)
             request["by"] = requester(call.request)  # of a stop, where a live job is replaced
@@ -180,7 +180,7 @@ def launch_all(call: Call, where: Store, requests: list[Record], *, slots: int =
             request["source"] = call.request.get("source")
     # What has been compared is not for keepers to carry.
     lean = [{key: one[key] for key in one if key != "args"} for one in requests]
-    reply = launcher.launch(_order(where, {"jobs": lean, "slots": slots}))
+    reply = launcher.launch(_order(store, {"jobs": lean, "slots": slots}))
     answers: list[Record] = reply["jobs"]
     _warn(call, requests, answers, reply["no_unit"])
     return answers
@@ -192,10 +192,10 @@ def _warn(call: Call, requests: list[Record], answers: list[Record], no_unit: st
     bare = [one for one, answer in found if _reached(answer) == schema.PROCESS]
     if no_unit and any(one["containment"] == schema.AUTO for one in bare):
         call.warn("containment=auto could only reach containment=process: %s" % no_unit)
-    if bare and store.runs_systemd():
-        doom = containment.doom()
-        if doom:
-            call.warn(doom)
+    if bare and host.runs_systemd():
+        logout_warning = containment.logout_warning()
+        if logout_warning:
+            call.warn(logout_warning)
 
 
 def _reached(answer: Record) -> object:
@@ -209,47 +209,47 @@ def launch_one(call: Call, request: Record, ask: Callable[[Store], Record]) -> R
     :param ask: has the launcher launch it and returns its answer.
     :raises JobError: it failed.
     """
-    where = call.find_store() if call.check_mode else call.open_store(create=True)
+    store = call.find_store() if call.check_mode else call.open_store(create=True)
     difference: Record = {}
-    for one in differences(call, where, [request]):
+    for one in differences(call, store, [request]):
         difference["diff"] = one
-    if call.check_mode or where is None:
-        return dict(always(request), **naming.predicted(where, request), **difference)
+    if call.check_mode or store is None:
+        return dict(always(request), **naming.predicted(store, request), **difference)
     while True:
         try:
-            result = outcome(where, request, ask(where))
+            result = outcome(store, request, ask(store))
             break
         except MissingRecord:  # the job that was found has been removed since: decide again
             continue
-    prune_in_passing(call, where)
+    prune_in_passing(call, store)
     return dict(result, **difference)
 
 
-def differences(call: Call, where: Store | None, requests: list[Record]) -> list[Record]:
+def differences(call: Call, store: Store | None, requests: list[Record]) -> list[Record]:
     """Return old and new specification of each job that has a name, if the user wants to see them (``--diff``)."""
-    if not call.diff or where is None:
+    if not call.diff or store is None:
         return []
     named = [request for request in requests if request["name"] is not None]
-    return [naming.diff(where, request, create=not call.check_mode) for request in named]
+    return [naming.diff(store, request, create=not call.check_mode) for request in named]
 
 
-def prune_in_passing(call: Call, where: Store) -> None:
+def prune_in_passing(call: Call, store: Store) -> None:
     """Remove jobs that finished longer ago than ``retention``, if it is time to look for them.
 
     Jobs have been launched before, so nothing that goes wrong here is a failure.
     """
     begun, seconds = time.monotonic(), call.params["retention"]
     try:
-        if seconds and where.is_prune_due():
+        if seconds and store.is_prune_due():
             # Imported here: few launches need it.
             from . import pruning
 
-            pruning.in_passing(where, seconds, begun)
+            pruning.in_passing(store, seconds, begun)
     except (JobError, OSError) as error:
         call.warn("old jobs could not be removed in passing, see retention: %s" % error)
 
 
-def outcome(where: Store, request: Record, answer: Record) -> Record:
+def outcome(store: Store, request: Record, answer: Record) -> Record:
     """Return the result of a launch.
 
     :raises JobError: it failed.
@@ -258,28 +258,28 @@ def outcome(where: Store, request: Record, answer: Record) -> Record:
     if "error" in answer:
         raise JobError(**answer["error"])
     if "decision" in answer:
-        found = naming.found(where.job(answer["jid"]), answer["decision"], settle=True)
+        found = naming.found(store.job(answer["jid"]), answer["decision"], settle=True)
         return dict(always(request), **found)
     result = dict(schema.present(answer["record"]), changed=True)
     if not answer["record"][schema.PRIVATE]["reports"]:
-        result["warnings"] = [printable(NO_SOCKET % where.path)]
+        result["warnings"] = [printable(NO_SOCKET % store.path)]
     return dict(always(request), **result)
 
 
-def adopt(where: Store, jids: list[str]) -> None:
+def adopt(store: Store, jids: list[str]) -> None:
     """Give jobs that have lost keeper and runner a new keeper, so that deadline, stop and output limit hold again.
 
     :raises JobError: the launcher could not be run at all.
     """
-    launcher.launch(_order(where, {"jobs": [], "adopt": jids}))
+    launcher.launch(_order(store, {"jobs": [], "adopt": jids}))
 
 
-def _order(where: Store, request: Record) -> Record:
+def _order(store: Store, request: Record) -> Record:
     """Return a request for the launcher, with what it must know of this machine."""
     wanted = any(job["containment"] != schema.PROCESS for job in request["jobs"])
-    needs_unit = store.runs_systemd() and bool(wanted or request.get("adopt"))
+    needs_unit = host.runs_systemd() and bool(wanted or request.get("adopt"))
     manager = containment.manager()[0] if needs_unit else ""
-    return dict(request, async_dir=where.path, manager=manager)
+    return dict(request, async_dir=store.path, manager=manager)
 
 
 def _argv(params: dict[str, Any]) -> list[str]:

@@ -38,13 +38,15 @@ import os
 import select
 import sys
 
-from . import looking, lookups, schema, stopping, unit
+from . import prewarm, removing, schema, status, stopping, unit
 from .errors import JobError
-from .folder import log_loss
+from .host import require_proc
+from .job import log_loss
 from .keeper import Keeper, adopt
-from .runner import Inheritance, read_all
-from .store import Store, require_proc
-from .turn import Turn
+from .names import lock_name
+from .queueing import Turn
+from .runner import ProcessDefaults, read_all
+from .store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,9 +110,9 @@ class Launcher:
             _send(self._request, json.dumps(request).encode())
         except BrokenPipeError:  # what it died of is in the errors
             pass
-        data, errors, status = self._end()
+        data, errors, code = self._end()
         if not data:
-            told = (status, errors.decode("utf-8", "replace").strip()[-2000:])
+            told = (code, errors.decode("utf-8", "replace").strip()[-2000:])
             raise JobError("the launcher gave no answer (wait status %d): %s" % told)
         found: Record = json.loads(data)
         return found
@@ -122,8 +124,8 @@ class Launcher:
     def _end(self) -> tuple[bytes, bytes, int]:
         os.close(self._request)
         data, errors = read_all(self._answer), read_all(self._errors)
-        _pid, status = os.waitpid(self._pid, 0)
-        return data, errors, status
+        _pid, code = os.waitpid(self._pid, 0)
+        return data, errors, code
 
 
 _ready: list[Launcher] = []
@@ -168,8 +170,8 @@ def _redirect(answer: int, errors: int) -> None:
 
 def answer(request: Record) -> Record:
     """Launch what is asked for. The answer tells about each job by itself."""
-    inheritance = Inheritance()
-    lookups.look_up(sys.modules[__name__])
+    defaults = ProcessDefaults()
+    prewarm.look_up(sys.modules[__name__])
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.
@@ -181,7 +183,7 @@ def answer(request: Record) -> Record:
         store = Store.open(request["async_dir"], create=True)
         enclosure = unit.enclose(request)
         slots = request.get("slots", 0)
-        answers = launch_all(store, request["jobs"], inheritance, slots, enclosure)
+        answers = launch_all(store, request["jobs"], defaults, slots, enclosure)
         adopt_all(store, request.get("adopt", []))
     except JobError as error:
         answers = [_error(error)] * len(request["jobs"])
@@ -192,7 +194,7 @@ def answer(request: Record) -> Record:
 def launch_all(
     store: Store,
     requests: list[Record],
-    inheritance: Inheritance,
+    defaults: ProcessDefaults,
     slots: int,
     enclosure: unit.Unit,
 ) -> list[Record]:
@@ -201,19 +203,19 @@ def launch_all(
     :param slots: how many of them may run at once; the others are queued. 0 for no limit.
     :param enclosure: what we are in.
     """
-    # Asked here: the soft limit has been raised, see Inheritance.
+    # Asked here: the soft limit has been raised, see ProcessDefaults.
     room = (os.sysconf("SC_OPEN_MAX") - SPARE_DESCRIPTORS) // DESCRIPTORS
     side_by_side = max(1, min(SIDE_BY_SIDE, room))
     launches: list[Launch] = []
     ready: list[Launch] = []
     for request in requests:
         if len(ready) == side_by_side:
-            _launch_side_by_side(ready, inheritance)
+            _launch_side_by_side(ready, defaults)
         launch = Launch(request)
         launches.append(launch)
         try:
             if request["name"] is not None:
-                _lock_name(launch, store, ready, inheritance)
+                _lock_name(launch, store, ready, defaults)
             launch.answer = _without_launch(store, request)
             if launch.answer is None:
                 ahead = [other.jid for other in launches if other.may_be_live()] if slots else []
@@ -225,18 +227,18 @@ def launch_all(
             launch.answer = _error(error)
         if launch.answer is not None:
             launch.let_go()
-    _launch_side_by_side(ready, inheritance)
+    _launch_side_by_side(ready, defaults)
     return [launch.answer or {} for launch in launches]
 
 
-def _launch_side_by_side(ready: list[Launch], inheritance: Inheritance) -> None:
+def _launch_side_by_side(ready: list[Launch], defaults: ProcessDefaults) -> None:
     """Fork the keepers of jobs that have been prepared, and wait for their answers; afterwards none is ready."""
     opened = {launch: launch.opened() for launch in ready}
     everybodys = set().union(*opened.values())
     strange = [(launch, _spans(everybodys.difference(opened[launch]))) for launch in ready]
     for launch, others in strange:
         if launch.keeper is not None:
-            launch.fork(launch.keeper, inheritance, others)
+            launch.fork(launch.keeper, defaults, others)
     for launch in ready:
         launch.let_go("out")
     for launch in ready:
@@ -258,7 +260,9 @@ def _spans(fds: set[int]) -> memoryview:
     return memoryview(b"".join(fd.to_bytes(4, sys.byteorder) for fd in spans)).cast("i")
 
 
-def _lock_name(launch: Launch, store: Store, ready: list[Launch], inheritance: Inheritance) -> None:
+def _lock_name(
+    launch: Launch, store: Store, ready: list[Launch], defaults: ProcessDefaults
+) -> None:
     """Take the lock of a launch's name.
 
     Who decides about a name holds its lock, here and in the keeper, until the command has been exec'ed or queued.
@@ -267,7 +271,7 @@ def _lock_name(launch: Launch, store: Store, ready: list[Launch], inheritance: I
     try:
         launch.lock_name(store, wait=False)
     except BlockingIOError:
-        _launch_side_by_side(ready, inheritance)
+        _launch_side_by_side(ready, defaults)
         launch.lock_name(store, wait=True)
 
 
@@ -328,7 +332,7 @@ class Launch:
 
     def lock_name(self, store: Store, *, wait: bool) -> None:
         """Take the lock of the name, see ``Store.lock_name``."""
-        self._fds["name"] = store.lock_name(self.request["name"], wait=wait)
+        self._fds["name"] = lock_name(store, self.request["name"], wait=wait)
 
     def prepare(self, store: Store, turn: Turn, enclosure: unit.Unit) -> None:
         """Make the job's folder and take its locks: whoever comes later finds it held, however slow its keeper is."""
@@ -349,7 +353,7 @@ class Launch:
                 text = "watchdog cannot be used in async_dir %s: its file system takes no sockets"
                 raise JobError(text % store.path)
         except BaseException:
-            job.remove()
+            removing.remove(job)
             raise
         self.job, self._turn = job, turn
 
@@ -362,21 +366,21 @@ class Launch:
             fds.append(self.job.fd)
         return fds
 
-    def fork(self, keeper: Keeper, inheritance: Inheritance, others: memoryview) -> None:
+    def fork(self, keeper: Keeper, defaults: ProcessDefaults, others: memoryview) -> None:
         """Start the keeper; ``others`` are descriptors of the jobs that are launched side by side, and not for it."""
         try:
             self._pid = os.fork()
         except OSError as error:
             self._pid = -1
             self.answer = _error(keeper.job.store.failure(error))
-            keeper.job.remove()
+            removing.remove(keeper.job)
         if self._pid == 0:
             for place in range(0, len(others), 2):
                 os.closerange(others[place], others[place + 1])
             os.close(self._fds.pop("out"))
             self._fds.pop("keeper")
             turn_lock = self._fds.pop("turn", -1)
-            _be_keeper(keeper, inheritance, self._turn, turn_lock, self._fds)
+            _be_keeper(keeper, defaults, self._turn, turn_lock, self._fds)
 
     def let_go(self, *kept: str) -> None:
         """Close the descriptors of all roles but these, and all that the keeper has opened."""
@@ -431,7 +435,7 @@ def _without_launch(store: Store, request: Record) -> Record | None:
     """Answer a request whose name says that there is nothing to launch; None if there is."""
     if request["name"] is None:
         return None
-    job, record = looking.latest(store, request["name"])
+    job, record = status.latest(store, request["name"])
     decision = schema.decide(
         record, request["spec"], on_conflict=request["on_conflict"], rerun=request["rerun"]
     )
@@ -457,7 +461,7 @@ def _without_launch(store: Store, request: Record) -> Record | None:
 
 
 def _be_keeper(
-    keeper: Keeper, inheritance: Inheritance, turn: Turn, turn_lock: int, borrowed: dict[str, int]
+    keeper: Keeper, defaults: ProcessDefaults, turn: Turn, turn_lock: int, borrowed: dict[str, int]
 ) -> NoReturn:
     """Be a job's keeper until it is finished. The caller has got its answer by then.
 
@@ -469,7 +473,7 @@ def _be_keeper(
         _leave_stdio()
         try:
             if turn_lock < 0:
-                record = keeper.launch(inheritance, turn.ahead, list(borrowed.values()))
+                record = keeper.launch(defaults, turn.ahead, list(borrowed.values()))
             else:
                 record = keeper.enqueue()
             answer = b'{"record": ' + record + b"}"
@@ -481,7 +485,7 @@ def _be_keeper(
             os.close(fd)
         if record:
             if turn_lock >= 0:
-                keeper.start_later(turn, turn_lock, inheritance)
+                keeper.start_later(turn, turn_lock, defaults)
             keeper.supervise()
     except Exception as error:  # pylint: disable=broad-exception-caught  # nobody else would see it
         if not answered:

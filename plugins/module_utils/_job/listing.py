@@ -13,9 +13,9 @@ import heapq
 import re
 import time
 
-from . import looking, schema
+from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _KEYS = frozenset(schema.present(schema.unknown(""))) | {"module", "msg", "survi
 class Listing:
     """The jobs of an async dir that are asked for.
 
-    :param where: the async dir; None if there is none, and so no job.
+    :param store: the async dir; None if there is none, and so no job.
     :param jids: only these; None for all.
     :param names: only those whose name one of these globs fits; None for all.
     :param states: only those of one of these states; None for all.
@@ -48,14 +48,14 @@ class Listing:
 
     def __init__(
         self,
-        where: Store | None,
+        store: Store | None,
         *,
         jids: list[str] | None = None,
         names: list[str] | None = None,
         states: list[str] | None = None,
         settle: bool,
     ) -> None:
-        self._where = where
+        self._store = store
         self._jids = None if jids is None else [schema.check_jid(jid) for jid in jids]
         self._has_name = _any_glob(names)
         self._states = states
@@ -96,21 +96,21 @@ class Listing:
         if self._jids is not None:
             # What job_start has predicted in check mode is not there, and nobody misses it.
             return [jid for jid in dict.fromkeys(self._jids) if jid != schema.PREDICTED_JID]
-        return [] if self._where is None else self._where.jids()
+        return [] if self._store is None else self._store.jids()
 
     def _look(self, jid: str) -> Found:
-        if self._where is None:
+        if self._store is None:
             raise MissingRecord(jid)
-        job = self._where.job(jid)
+        job = self._store.job(jid)
         try:
             settle = time.monotonic() < self._settle_until
-            record = looking.notified(job, looking.judged(job, settle=settle))
+            record = status.notified(job, status.judged(job, settle=settle))
         except (JobError, OSError) as error:  # one job is not to hide the others
             record = _unknown(jid, job.results_file, str(error))
         finally:
             job.close()
         stated = _NANOSECONDS.match(jid)
-        when = int(stated.group(1)) if stated else _launched(record, self._where.written(jid))
+        when = int(stated.group(1)) if stated else _launched(record, self._store.written(jid))
         if schema.PRIVATE not in record or "module" in record:
             record = {key: record[key] for key in record if key in _KEYS}
         return when, jid, schema.present(record, "none")
@@ -121,13 +121,13 @@ class Listing:
         :param output: ``full``, ``tail`` or ``none`` of it.
         :param total: bytes of output that all together may hold; of each stream its end is shown.
         """
-        if output == "none" or self._where is None:
+        if output == "none" or self._store is None:
             return
         limit = max(schema.TAIL_BYTES, total // max(1, 2 * len(jobs)))
         for found in jobs:
-            job = self._where.job(found["ansible_job_id"])
+            job = self._store.job(found["ansible_job_id"])
             try:
-                full = looking.look(job, show=output, settle=False)
+                full = status.look(job, show=output, settle=False)
             except (MissingRecord, JobError, OSError):
                 continue
             finally:

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Launching what an action plugin has prepared: a module of Ansible. Private to the collection.
 
-What the action plugin sends, for each module (see plugins/plugin_utils/_prepare.py)::
+What the action plugin sends, for each module (see plugins/plugin_utils/_action_capture.py)::
 
     {"module": "ansible.builtin.copy",          what the user calls it
      "unneeded": null,                          why there is nothing to launch
@@ -45,7 +45,7 @@ def module_request(params: dict[str, Any], part: dict[str, Any], *, no_log: bool
     return request
 
 
-def stage_part(where: Store, part: dict[str, Any]) -> Staged:
+def stage_part(store: Store, part: dict[str, Any]) -> Staged:
     """Put the module into the folder of a job to come. :raises JobError: it cannot be staged."""
     payload, args = part["payload"], part["payload"]["args"]
     content = payload["content"].encode("utf-8", "surrogateescape")
@@ -59,7 +59,7 @@ def stage_part(where: Store, part: dict[str, Any]) -> Staged:
         shebang=payload["shebang"],
         args=None if args is None else args.encode("utf-8", "surrogateescape"),
     )
-    staged = stage(where, made, tmpdir=part["tmpdir"], extra=part["extra"])
+    staged = stage(store, made, tmpdir=part["tmpdir"], extra=part["extra"])
     if payload["style"] == SHELL:  # its output is not a module's result
         staged.keys.update(module=None, cmd=part["cmd"])
     return staged

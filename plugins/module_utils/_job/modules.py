@@ -11,15 +11,15 @@ from __future__ import annotations
 import json
 import os
 
-from . import flaws, output, schema
+from . import output, schema, validation
 from .errors import JobError
-from .folder import loads
+from .record_io import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from .folder import Job
+    from .job import Job
     from .schema import Record
 
 RESULT_LIMIT = 32 * 1024 * 1024  # bytes of output in which a result is looked for
@@ -102,7 +102,7 @@ def parse(text: str) -> tuple[Record, list[str]]:
     if not isinstance(result, dict):
         raise NoResultError("its output is not a JSON object")
     # One level for the record itself, two for module_result and what readers put around it.
-    if flaws.is_deep(result, flaws.MAX_DEPTH - 3):
+    if validation.is_deep(result, validation.MAX_DEPTH - 3):
         raise NoResultError("its result is nested too deeply")
     before, after = "\n".join(lines[:first]).strip(), "\n".join(lines[last:])
     found = (("before", before), ("after", after))
@@ -141,7 +141,7 @@ def _adopt(told: Record, own: Record, exited: Record | None) -> None:
             told[key] = value
     told["changed"] = bool(own.get("changed"))
     rc = own.get("rc")
-    usable = flaws.is_exit_code(rc)
+    usable = validation.is_exit_code(rc)
     # As ansible-core's task executor: an rc decides where the module does not say.
     if own.get("failed", rc not in (None, 0, "0")):
         told.update(_failed(exited))

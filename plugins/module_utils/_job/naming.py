@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 
-from . import looking, schema
+from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .record_io import MissingRecord
 
 try:
     from _sha2 import sha256  # type: ignore[import-not-found]  # hashlib, and so hmac, would load OpenSSL
@@ -55,17 +55,17 @@ def keyed_digest(key: bytes, data: bytes) -> str:
     return found
 
 
-def key_of(where: Store, *, create: bool) -> bytes:
+def key_of(store: Store, *, create: bool) -> bytes:
     """Return the async dir's key. Without one nothing has been launched under a name yet."""
     try:
-        return where.secret(create=create)
+        return store.secret(create=create)
     except FileNotFoundError:
         return b""
 
 
-def predicted(where: Store | None, request: Record) -> Record:
+def predicted(store: Store | None, request: Record) -> Record:
     """Return what a launch would return, without changing anything. Parameters and errors: see :func:`predict`."""
-    decision, job = predict(where, request)
+    decision, job = predict(store, request)
     if job is not None and decision in (schema.ATTACH, schema.KEEP):
         try:
             return found(job, decision, settle=False)
@@ -77,18 +77,18 @@ def predicted(where: Store | None, request: Record) -> Record:
     return dict(schema.present(nothing), changed=True, msg=text)
 
 
-def predict(where: Store | None, request: Record) -> tuple[str, Job | None]:
+def predict(store: Store | None, request: Record) -> tuple[str, Job | None]:
     """Say what a launch would do, see ``schema.decide``, and return the job that it would find.
 
-    :param where: None if the async dir is not there yet.
+    :param store: None if the async dir is not there yet.
     :raises JobError: the launch would be refused.
     """
-    if where is None or request["name"] is None:
+    if store is None or request["name"] is None:
         return schema.START, None
-    job, record = looking.latest(where, request["name"], settle=False)
+    job, record = status.latest(store, request["name"], settle=False)
     if job is None or record is None:
         return schema.START, None
-    spec = specification(request, key_of(where, create=False))
+    spec = specification(request, key_of(store, create=False))
     decision = schema.decide(
         record, spec, on_conflict=request["on_conflict"], rerun=request["rerun"]
     )
@@ -103,24 +103,24 @@ def found(job: Job, decision: str, *, settle: bool) -> Record:
 
     :raises MissingRecord: it has been removed since.
     """
-    result = dict(looking.look(job, settle=settle), changed=False, attached=False)
+    result = dict(status.look(job, settle=settle), changed=False, attached=False)
     if decision == schema.ATTACH:
         text = "attached to job %s (%s)" % (result["name"], result["ansible_job_id"])
         result.update(attached=True, failed=False, msg=text)
     return result
 
 
-def diff(where: Store, request: Record, *, create: bool) -> Record:
+def diff(store: Store, request: Record, *, create: bool) -> Record:
     """Return the specification of the latest job of a name, and the one that is asked for now.
 
     :param create: whether the async dir's key may be made, see ``key_of``.
     """
-    _job, record = looking.latest(where, request["name"], settle=False)
+    _job, record = status.latest(store, request["name"], settle=False)
     before: Record = {"cmd": None}
     if record is not None:
         before = _shown(record.get(schema.PRIVATE, {}).get("spec") or {}, record["cmd"])
     cmd = schema.HIDDEN if request["no_log"] else request["cmd"]
-    after = _shown(specification(request, key_of(where, create=create)), cmd)
+    after = _shown(specification(request, key_of(store, create=create)), cmd)
     header = "job %s" % request["name"]
     return {"before": before, "after": after, "before_header": header, "after_header": header}
 

@@ -22,14 +22,15 @@ import json
 import os
 import time
 
-from . import files, folder, notifying, schema, store
+from . import files, host, notifying, record_io, schema
 from .errors import MISHAPS, JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .folder import Job
+    from .job import Job
+    from .record_io import RecordIO
     from .schema import Record
     from .store import Store
 
@@ -55,10 +56,10 @@ class Outbox:
     :raises JobError: what is there is not what we made.
     """
 
-    def __init__(self, where: Store, jid: str, folder_fd: int, name: str) -> None:
+    def __init__(self, store: Store, jid: str, folder_fd: int, name: str) -> None:
         self.jid = jid
-        self._where = where
-        self.fd = where.open_own(folder_fd, name, os.O_RDWR, where.private_path(FOLDER, jid))
+        self._store = store
+        self.fd = store.open_own(folder_fd, name, os.O_RDWR, store.private_path(FOLDER, jid))
         try:
             self._sizes = [int(size) for size in os.pread(self.fd, _HEADER, 0).split()]
         except ValueError:
@@ -76,7 +77,7 @@ class Outbox:
         data = os.pread(self.fd, size, self._offset(part))
         line, newline, _rest = data.partition(b"\n")
         try:
-            return folder.loads(line) if newline else None
+            return record_io.loads(line) if newline else None
         except ValueError:
             return None
 
@@ -130,9 +131,9 @@ class Outbox:
         if isinstance(asked, dict):
             shown = [{"to": one.get("to")} for one in self.sinks()]
             self.write(SINKS, dict(asked, sinks=shown))
-        outbox = self._where.private(FOLDER, create=False)
+        outbox = self._store.private(FOLDER, create=False)
         try:
-            home = self._where.private("jobs", self.jid, create=False)
+            home = self._store.private("jobs", self.jid, create=False)
         except FileNotFoundError:  # the job has been removed
             files.unlink(self.jid, outbox)
         else:
@@ -142,7 +143,7 @@ class Outbox:
             os.close(outbox)
 
 
-@files.privately
+@files.with_private_umask
 def create(job: Job, request: Record, record: Record) -> None:
     """Make the outbox of a job that is about to exist, durably, with all the room that it will need.
 
@@ -170,14 +171,14 @@ def create(job: Job, request: Record, record: Record) -> None:
         os.close(outbox)
 
 
-def find(where: Store, jid: str) -> Outbox | None:
+def find(store: Store, jid: str) -> Outbox | None:
     """Open the outbox of a job that may have something to deliver; None if there is none."""
     try:
-        outbox = where.private(FOLDER, create=False)
+        outbox = store.private(FOLDER, create=False)
     except FileNotFoundError:
         return None
     try:
-        return Outbox(where, jid, outbox, jid)
+        return Outbox(store, jid, outbox, jid)
     except FileNotFoundError:
         return None
     finally:
@@ -194,7 +195,7 @@ def drop(job: Job) -> None:
     os.close(outbox)
 
 
-def post(job: Job, record: Record) -> None:
+def post(job: RecordIO, record: Record) -> None:
     """Write the event of a job's end into its outbox, durably, before anybody is told of the end.
 
     What fails here holds up no end: the event can be made again of the final record, see ``delivery``.
@@ -228,7 +229,7 @@ def _write_event(outbox: Outbox, record: Record) -> None:
     told: Record = {"event": notifying.event(record, asked["source"] if asked else None)}
     if any(one.get("include_output") for one in sinks):
         told["tail"] = notifying.tail(record)
-    told.update(epoch=time.time(), monotonic=time.monotonic(), boot_id=store.boot_id())
+    told.update(epoch=time.time(), monotonic=time.monotonic(), boot_id=host.boot_id())
     outbox.write(EVENT, told)
     if not any(wanted):
         outbox.settle()
@@ -236,7 +237,7 @@ def _write_event(outbox: Outbox, record: Record) -> None:
 
 def age(told: Record) -> float:
     """Return for how many seconds an event has been there, by a clock that nobody sets where there is one."""
-    if told.get("boot_id") == store.boot_id():
+    if told.get("boot_id") == host.boot_id():
         return float(time.monotonic() - told["monotonic"])
     return float(max(0.0, time.time() - told["epoch"]))
 
@@ -313,19 +314,19 @@ def is_known_boot(outbox: int) -> bool:
     except OSError:
         return False
     try:
-        return os.read(fd, 100).decode("ascii", "replace") == store.boot_id()
+        return os.read(fd, 100).decode("ascii", "replace") == host.boot_id()
     finally:
         os.close(fd)
 
 
-@files.privately
+@files.with_private_umask
 def note_boot(outbox: int) -> None:
     """Note that they have been. On a full disk they are looked at again."""
     try:
         files.remove_tree(BOOT + ".new", outbox)
         fd = os.open(BOOT + ".new", os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=outbox)
         try:
-            os.write(fd, store.boot_id().encode())
+            os.write(fd, host.boot_id().encode())
         finally:
             os.close(fd)
         os.rename(BOOT + ".new", BOOT, src_dir_fd=outbox, dst_dir_fd=outbox)

@@ -19,7 +19,7 @@ from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .folder import Job
+    from .job import Job
 
 # Seconds between two looks at the size of what grows: disk use stays within limit plus one second of writing.
 CHECK_INTERVAL = 0.8

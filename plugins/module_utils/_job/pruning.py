@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import time
 
-from . import looking, removing, schema, store
+from . import host, removing, schema, status
 from .errors import JobError
-from .folder import DamagedRecord, MissingRecord, is_ours
+from .names import latest_job, mend_name
+from .record_io import DamagedRecord, MissingRecord, is_ours
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,16 +62,16 @@ class Pruning:
     :param settle: whether final verdicts may be written down.
     """
 
-    def __init__(self, where: Store, *, settle: bool) -> None:
-        self._where = where
+    def __init__(self, store: Store, *, settle: bool) -> None:
+        self._store = store
         self._settle = settle
         self._clocks = _Clocks()
         self._names: dict[str, list[str]] = {}  # the jids of each, for names that have lost jobs
         self._doubtful: list[Job] = []
         self.finished: list[Finished] = []
         self.others = 0  # live jobs, and those of which nobody can say here whether they are
-        for jid in where.jids():
-            self._look(where.job(jid))
+        for jid in store.jids():
+            self._look(store.job(jid))
         self._judge_doubtful()
         self.finished.sort(key=lambda one: (one.when, _launched(one.jid)), reverse=True)
 
@@ -145,7 +146,7 @@ class Pruning:
     def _room(self, one: Finished) -> int | None:
         """Return how many bytes of the disk a job takes; None if it has just been removed."""
         if one.room is None:
-            job = self._where.job(one.jid)
+            job = self._store.job(one.jid)
             try:
                 one.room = removing.room(job)
             except FileNotFoundError:
@@ -159,7 +160,7 @@ class Pruning:
         removed = []
         refused = {}
         for one in chosen:
-            job = self._where.job(one.jid)
+            job = self._store.job(one.jid)
             try:
                 if removing.discard(job, durably=False):
                     removed.append(one)
@@ -167,31 +168,31 @@ class Pruning:
                 refused[one.jid] = error
             finally:
                 job.close()
-        os.fsync(self._where.fd)
-        for name in removing.names(self._where):
+        os.fsync(self._store.fd)
+        for name in removing.names(self._store):
             jids = sorted(self._names.get(name, ()), key=_launched, reverse=True)
-            self._where.mend_name(name, jids)
-        removing.sweep(self._where)
+            mend_name(self._store, name, jids)
+        removing.sweep(self._store)
         return removed, refused
 
 
-def in_passing(where: Store, seconds: float, begun: float) -> None:
+def in_passing(store: Store, seconds: float, begun: float) -> None:
     """Remove the oldest of our jobs that finished at least so many seconds ago, as many as a launch has time for.
 
     :param begun: since when the launch has been busy with this (monotonic clock).
     """
-    if not removing.claim(where):
+    if not removing.claim(store):
         return
     clocks = _Clocks()
-    before = removing.written_before(where, clocks.now - seconds)
+    before = removing.written_before(store, clocks.now - seconds)
     old = [jid for jid in before if schema.is_own_jid(jid)]
     looked = time.monotonic()
     for number, jid in enumerate(old, 1):
-        _remove_in_passing(where.job(jid), seconds, clocks)
+        _remove_in_passing(store.job(jid), seconds, clocks)
         if time.monotonic() - looked >= PASSING_TIME and number < len(old):
-            removing.pause(where, 0)
+            removing.pause(store, 0)
             return
-    removing.pause(where, (looked - begun) * PAUSE)
+    removing.pause(store, (looked - begun) * PAUSE)
 
 
 def _remove_in_passing(job: Job, seconds: float, clocks: _Clocks) -> None:
@@ -205,7 +206,7 @@ def _remove_in_passing(job: Job, seconds: float, clocks: _Clocks) -> None:
         ):
             removing.discard(job, durably=False)
             if found.name is not None:
-                job.store.mend_name(found.name)
+                mend_name(job.store, found.name)
     except (MissingRecord, JobError, OSError):
         # Removed at this moment, or what cannot be judged or removed: job_prune says why.
         pass
@@ -217,7 +218,7 @@ def _is_needed(job: Job, record: Record) -> bool:
     """Tell whether a record may keep work from being done again: ``rerun`` asks the latest job of a name."""
     if record["name"] is None or record[schema.PRIVATE]["rerun"] == "always":
         return False
-    latest = job.store.latest(record["name"])
+    latest = latest_job(job.store, record["name"])
     return latest is not None and latest.jid == job.jid
 
 
@@ -226,7 +227,7 @@ class _Clocks:
 
     def __init__(self) -> None:
         self.now = time.time()
-        self._boot_id = store.boot_id()
+        self._boot_id = host.boot_id()
         self._offset = self.now - time.monotonic()
 
     def age(self, record: Record, when: float) -> float:
@@ -254,7 +255,7 @@ def _finished(job: Job, clocks: _Clocks, *, settle: bool) -> tuple[Finished | No
     except DamagedRecord:
         known = False
     if not known:
-        record = looking.judged(job, settle=settle)
+        record = status.judged(job, settle=settle)
         if not record["finished"]:
             return None, record
         if schema.PRIVATE in record:

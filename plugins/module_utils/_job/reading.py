@@ -13,11 +13,11 @@ import os
 import select
 import time
 
-from . import looking, output, schema
+from . import output, schema, status
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .folder import Job
+    from .job import Job
     from .schema import Record
 
 RECHECK_INTERVAL = 0.1  # seconds between two looks at the size of a stream
@@ -87,18 +87,18 @@ class Reader:
         self._job = job
         self._stream = stream
         self._settle = settle
-        self._bell = -1
+        self._hangup = -1
         self._look()
         self._source = self._open()
         self.hidden = None if reveal else self._why_hidden()
 
     def _look(self) -> None:
-        """Take the job's bell, then look at it, so that nothing that happens after the look is missed."""
-        if self._bell >= 0:
-            os.close(self._bell)
-        bell = looking.bell(self._job)
-        self._bell = -1 if bell is None else bell
-        self.record: Record = looking.judged(self._job, settle=self._settle)
+        """Take the job's hang-up descriptor, then look at the job: nothing that happens later is missed."""
+        if self._hangup >= 0:
+            os.close(self._hangup)
+        hangup = status.hangup(self._job)
+        self._hangup = -1 if hangup is None else hangup
+        self.record: Record = status.judged(self._job, settle=self._settle)
 
     def _look_again(self) -> None:
         self._look()
@@ -112,7 +112,7 @@ class Reader:
         except (
             OSError
         ):  # the builtin's, or somebody has removed the file: the final record holds what it holds
-            found = looking.look(self._job, settle=False)
+            found = status.look(self._job, settle=False)
             return _Text(found[self._stream])
         return _File(fd, is_limited=bool(private.get("output_limit", True)))
 
@@ -125,11 +125,11 @@ class Reader:
         return UNSURE if isinstance(self._source, _File) else None
 
     def close(self) -> None:
-        """Let go of the stream and of the bell."""
+        """Close the stream and the hang-up descriptor."""
         self._source.close()
-        if self._bell >= 0:
-            os.close(self._bell)
-            self._bell = -1
+        if self._hangup >= 0:
+            os.close(self._hangup)
+            self._hangup = -1
 
     def wait(self, offset: int, seconds: float) -> None:
         """Return when there is something to read at an offset, when the job has finished, or after so many seconds."""
@@ -142,12 +142,12 @@ class Reader:
             left = until - time.monotonic()
             if left <= 0:
                 if seconds > 0:
-                    self._look_again()  # an end's bell may be late: it rings when the keeper is gone
+                    self._look_again()  # the hang-up of an end may be late: it comes when the keeper is gone
                 return
             pause = min(left, RECHECK_INTERVAL)
-            if self._bell < 0:
+            if self._hangup < 0:
                 time.sleep(pause)
-            elif not _rings(self._bell, pause):
+            elif not _rings(self._hangup, pause):
                 continue
             self._look_again()
 
@@ -244,7 +244,7 @@ def _continued(data: bytes) -> int:
     return number
 
 
-def _rings(bell: int, seconds: float) -> bool:
+def _rings(hangup: int, seconds: float) -> bool:
     waiting = select.poll()
-    waiting.register(bell, 0)  # hang-ups are reported without being asked for
+    waiting.register(hangup, 0)  # hang-ups are reported without being asked for
     return bool(waiting.poll(int(seconds * 1000) + 1))

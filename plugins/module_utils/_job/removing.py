@@ -10,12 +10,13 @@ import time
 
 from . import files, schema
 from .errors import JobError
-from .folder import lock_record
+from .names import mend_name
+from .record_io import DamagedRecord, MissingRecord, lock_record
 from .store import LONGEST_PAUSE, PRUNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .folder import Job
+    from .job import Job
     from .store import Store
 
 JOBS = "jobs"  # where folders of jobs lie
@@ -24,6 +25,17 @@ ABANDONED_AFTER = 86400  # seconds; no launch takes as long between its first fi
 CLAIM = (
     1.0  # seconds for which other launches leave a look for old jobs to the one that has begun it
 )
+
+
+def remove(job: Job) -> None:
+    """Remove a job's record, its folder, and the name with the last of its jobs. Errors: see :func:`discard`."""
+    try:
+        name = job.read_record(brief=True).get("name")
+    except (MissingRecord, DamagedRecord):
+        name = None
+    discard(job)
+    if isinstance(name, str) and schema.valid_name(name):
+        mend_name(job.store, name)
 
 
 def discard(job: Job, *, durably: bool = True) -> bool:
@@ -35,49 +47,49 @@ def discard(job: Job, *, durably: bool = True) -> bool:
     :param durably: wait until the disk knows. Who removes many waits once, at the end.
     :raises JobError: something in its place cannot be removed.
     """
-    place = job.store
+    store = job.store
     path = job.results_file
     try:
         # Nobody shall be writing a verdict down meanwhile: what is removed now would be there again.
         lock = lock_record(job, wait=True)
         try:
-            given_up = place.has_record(job.jid) and _give_up(place, job.jid)
+            given_up = store.has_record(job.jid) and _give_up(store, job.jid)
             try:
-                was_there = files.unlink_or_rmdir(job.jid, place.fd)
+                was_there = files.unlink_or_rmdir(job.jid, store.fd)
             except OSError:
                 if given_up:
-                    _move(place, job.jid, GONE, JOBS)
+                    _move(store, job.jid, GONE, JOBS)
                 raise
         finally:
             if lock is not None:
                 os.close(lock)
-        files.unlink(job.scratch, place.fd)
+        files.unlink(job.scratch, store.fd)
         if durably:
-            os.fsync(place.fd)
+            os.fsync(store.fd)
         path = os.path.dirname(job.path(""))
-        _remove_folder(place, job.jid)
+        _remove_folder(store, job.jid)
     except OSError as error:
-        raise place.refusal(path, "cannot be removed: %s" % error.strerror) from None
+        raise store.refusal(path, "cannot be removed: %s" % error.strerror) from None
     return was_there
 
 
-def _give_up(place: Store, jid: str) -> bool:
+def _give_up(store: Store, jid: str) -> bool:
     """Put a job's folder where nobody takes it for that of a job; tell whether it is there now."""
     try:
-        return _move(place, jid, JOBS, GONE)
+        return _move(store, jid, JOBS, GONE)
     except OSError:  # no room for the place where it would go: it is removed where it is
         return False
 
 
-@files.privately
-def _move(place: Store, jid: str, source: str, target: str) -> bool:
+@files.with_private_umask
+def _move(store: Store, jid: str, source: str, target: str) -> bool:
     """Move a job's folder; tell whether it was there."""
     try:
-        before = place.private(source, create=False)
+        before = store.private(source, create=False)
     except FileNotFoundError:
         return False
     try:
-        after = place.private(target)
+        after = store.private(target)
         try:
             os.rename(jid, jid, src_dir_fd=before, dst_dir_fd=after)
         except FileNotFoundError:
@@ -89,11 +101,11 @@ def _move(place: Store, jid: str, source: str, target: str) -> bool:
     return True
 
 
-def _remove_folder(place: Store, jid: str) -> None:
+def _remove_folder(store: Store, jid: str) -> None:
     """Remove a job's folder, given up or not."""
     for where in (JOBS, GONE):
         try:
-            folder = place.private(where, create=False)
+            folder = store.private(where, create=False)
         except FileNotFoundError:
             continue
         try:
@@ -102,21 +114,21 @@ def _remove_folder(place: Store, jid: str) -> None:
             os.close(folder)
 
 
-def sweep(place: Store) -> None:
+def sweep(store: Store) -> None:
     """Remove the folders of removals and launches that were killed half-way.
 
     Those of removals lie apart. Those of launches have no record, nobody holds a lock in them, and they are a day old.
     """
-    for jid in _names_in(place, GONE):
-        _sweep_up(place, jid)
-    for jid in _names_in(place, JOBS):
-        if schema.valid_jid(jid) and not place.has_record(jid) and _is_abandoned(place.job(jid)):
-            _sweep_up(place, jid)
+    for jid in _names_in(store, GONE):
+        _sweep_up(store, jid)
+    for jid in _names_in(store, JOBS):
+        if schema.valid_jid(jid) and not store.has_record(jid) and _is_abandoned(store.job(jid)):
+            _sweep_up(store, jid)
 
 
-def _sweep_up(place: Store, jid: str) -> None:
+def _sweep_up(store: Store, jid: str) -> None:
     try:
-        _remove_folder(place, jid)
+        _remove_folder(store, jid)
     except OSError:  # something in it cannot be removed; it is only rubbish
         pass
 
@@ -131,9 +143,9 @@ def _is_abandoned(job: Job) -> bool:
         job.close()
 
 
-def _names_in(place: Store, where: str) -> list[str]:
+def _names_in(store: Store, where: str) -> list[str]:
     try:
-        folder = place.private(where, create=False)
+        folder = store.private(where, create=False)
     except FileNotFoundError:
         return []
     try:
@@ -142,9 +154,9 @@ def _names_in(place: Store, where: str) -> list[str]:
         os.close(folder)
 
 
-def names(place: Store) -> list[str]:
+def names(store: Store) -> list[str]:
     """Return all names of which something is kept, also those whose jobs have been removed."""
-    parts = [file.rpartition(".") for file in _names_in(place, "names")]
+    parts = [file.rpartition(".") for file in _names_in(store, "names")]
     found = {name for name, _dot, kind in parts if kind in ("jid", "lock")}
     return sorted(name for name in found if schema.valid_name(name))
 
@@ -167,10 +179,10 @@ def room(job: Job) -> int:
     return taken
 
 
-def written_before(place: Store, moment: float) -> list[str]:
+def written_before(store: Store, moment: float) -> list[str]:
     """Return the jids whose records have been as they are since before a moment (epoch), the oldest first."""
     found = []
-    with os.scandir(place.fd) as entries:
+    with os.scandir(store.fd) as entries:
         for entry in entries:
             if schema.valid_jid(entry.name):
                 try:
@@ -182,28 +194,28 @@ def written_before(place: Store, moment: float) -> list[str]:
     return [jid for _when, jid in sorted(found)]
 
 
-def claim(place: Store) -> bool:
+def claim(store: Store) -> bool:
     """Tell whether it is time for a launch to look for jobs that may go. If so, the caller says when it is again."""
-    if not place.is_prune_due():
+    if not store.is_prune_due():
         return False
-    pause(place, CLAIM)
+    pause(store, CLAIM)
     return True
 
 
-def pause(place: Store, seconds: float) -> None:
+def pause(store: Store, seconds: float) -> None:
     """Say that it is time again in so many seconds."""
-    fd = _open_pruned(place)
+    fd = _open_pruned(store)
     try:
         os.utime(fd, (time.time(), time.time() + min(seconds, LONGEST_PAUSE)))
     finally:
         os.close(fd)
 
 
-@files.privately
-def _open_pruned(place: Store) -> int:
-    folder = place.private()
+@files.with_private_umask
+def _open_pruned(store: Store) -> int:
+    folder = store.private()
     try:
         flags = os.O_WRONLY | os.O_CREAT
-        return place.open_own(folder, PRUNED, flags, place.private_path(PRUNED))
+        return store.open_own(folder, PRUNED, flags, store.private_path(PRUNED))
     finally:
         os.close(folder)

@@ -13,9 +13,10 @@ import select
 import signal
 import time
 
-from . import cgroup, kernel, reports, shutdown, unit
+from . import cgroup, kernel, notify_socket, shutdown, unit
 from .errors import MISHAPS, SHORTAGES
-from .folder import DamagedRecord, MissingRecord, log_loss
+from .job import log_loss
+from .record_io import DamagedRecord, MissingRecord
 from .schema import COOKIE
 
 TYPE_CHECKING = False
@@ -50,7 +51,7 @@ LIMITS = (
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
 
-class Inheritance:
+class ProcessDefaults:
     """What the launcher got from the module, and the command must not miss.
 
     Making one changes it: the launcher, and all that it forks, are private, deaf to the signals of others, hear
@@ -103,13 +104,13 @@ def _open_stdio() -> None:
             return
 
 
-class Outfit:
+class RunnerPipes:
     """The descriptors of a runner. Who will fork its keeper opens them, see ``launcher.SIDE_BY_SIDE``.
 
     ``gate``: the command is exec'ed when a byte comes through, never if it is closed before.
     ``report``: to the keeper, a line each: who the command is, why it could not be exec'ed (or nothing), how it ended.
     ``refusal``: closed by a successful exec; else says why there was none.
-    ``lock``: the runner's, ``bell``: hangs up when the keeper ends, ``wakeup``: see wakeup_pipe.
+    ``lock``: the runner's, ``hangup``: hangs up when the keeper ends, ``wakeup``: see wakeup_pipe.
 
     :raises OSError: there are too many open files; none of ours is left open.
     """
@@ -123,8 +124,8 @@ class Outfit:
             self.refusal_out, self.refusal_in = self._keep(os.pipe())
             self.wakeup_out, self.wakeup_in = self._keep(wakeup_pipe())
             self.lock = job.lock("runner")
-            self.bell = _watch_keeper(job, self.poll)
-            self.opened += [fd for fd in (self.lock, self.bell) if fd is not None]
+            self.hangup = _watch_keeper(job, self.poll)
+            self.opened += [fd for fd in (self.lock, self.hangup) if fd is not None]
         except BaseException:
             for fd in self.opened:
                 os.close(fd)
@@ -140,8 +141,8 @@ class Outfit:
 def run(
     job: Job,
     request: Record,
-    inheritance: Inheritance,
-    outfit: Outfit,
+    defaults: ProcessDefaults,
+    pipes: RunnerPipes,
     adopt: Callable[[Job, list[int]], None],
     register: Callable[[], bytes],
 ) -> None:
@@ -152,30 +153,30 @@ def run(
     :param register: writes down that the job is about to run, and returns what the keeper is to be told of it; called
         in the command's process, before it waits at the gate.
     """
-    lock = outfit.lock
+    lock = pipes.lock
     if lock is None:
         return
     kernel.become_subreaper()
-    os.close(outfit.gate_in)
-    os.close(outfit.report_out)
+    os.close(pipes.gate_in)
+    os.close(pipes.report_out)
     pid = os.fork()
     if pid == 0:
-        _become_command(job, request, inheritance, outfit, register)
-    os.close(outfit.gate_out)
-    os.close(outfit.refusal_in)
+        _become_command(job, request, defaults, pipes, register)
+    os.close(pipes.gate_out)
+    os.close(pipes.refusal_in)
     os.chdir("/")
-    signal.set_wakeup_fd(outfit.wakeup_in)
-    refusal = read_all(outfit.refusal_out)
-    _tell(outfit.report_in, refusal)
+    signal.set_wakeup_fd(pipes.wakeup_in)
+    refusal = read_all(pipes.refusal_out)
+    _tell(pipes.report_in, refusal)
     was_born = refusal == b""
     status = (
-        _wait_for(pid, job, outfit, lambda: _fork_keeper(job, lock, adopt))
+        _wait_for(pid, job, pipes, lambda: _fork_keeper(job, lock, adopt))
         if was_born
         else os.waitpid(pid, 0)[1]
     )
     if was_born:
         end = ended(status, unit.groups(request))
-        _tell(outfit.report_in, json.dumps(end).encode())
+        _tell(pipes.report_in, json.dumps(end).encode())
         os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
         _record(job, end)
     os.close(lock)
@@ -240,7 +241,7 @@ def read_all(fd: int) -> bytes:
 def wakeup_pipe() -> tuple[int, int]:
     """Return a pipe for signal.set_wakeup_fd: its first end becomes readable when one of TOLD comes.
 
-    Python writes to it only for a signal that has a handler: the launcher's, see Inheritance.
+    Python writes to it only for a signal that has a handler: the launcher's, see ProcessDefaults.
     """
     wakeup_out, wakeup_in = os.pipe()
     os.set_blocking(wakeup_out, False)
@@ -248,9 +249,9 @@ def wakeup_pipe() -> tuple[int, int]:
     return wakeup_out, wakeup_in
 
 
-def _wait_for(pid: int, job: Job, outfit: Outfit, new_keeper: Callable[[], None]) -> int:
+def _wait_for(pid: int, job: Job, pipes: RunnerPipes, new_keeper: Callable[[], None]) -> int:
     """Wait for the command, without reaping it, and return its status; replace the keeper whenever it has died."""
-    poll, wakeup, keeper = outfit.poll, outfit.wakeup_out, outfit.bell
+    poll, wakeup, keeper = pipes.poll, pipes.wakeup_out, pipes.hangup
     adopted = -ADOPT_INTERVAL
     while True:
         status = _ended(pid)
@@ -349,15 +350,15 @@ def _send(fd: int, data: bytes) -> None:
 def _become_command(
     job: Job,
     request: Record,
-    inheritance: Inheritance,
-    outfit: Outfit,
+    defaults: ProcessDefaults,
+    pipes: RunnerPipes,
     register: Callable[[], bytes],
 ) -> NoReturn:
     parameter, subject = request["parameter"], request["argv"][0]
     failure = b"{}"  # the gate was closed
     try:
         os.setsid()
-        _send(outfit.report_in, register())
+        _send(pipes.report_in, register())
         stdin = request["stdin"]
         sources = [
             os.open("/dev/null", os.O_RDONLY)
@@ -368,10 +369,10 @@ def _become_command(
         ]
         for target, source in enumerate(sources):
             os.dup2(source, target)
-        addresses = reports.environment(job, request, os.getppid())
+        addresses = notify_socket.environment(job, request, os.getppid())
         unit.enter(request)
-        if os.read(outfit.gate_out, 1) != b"":
-            inheritance.restore()
+        if os.read(pipes.gate_out, 1) != b"":
+            defaults.restore()
             if request["chdir"] is not None:
                 parameter, subject = "chdir", request["chdir"]
                 os.chdir(request["chdir"])
@@ -383,12 +384,12 @@ def _become_command(
                 os.umask(request["umask"])
             parameter, subject = request["parameter"], request["argv"][0]
             environment = _environment(job.jid, request["env"], addresses)
-            inheritance.restore_limits()
+            defaults.restore_limits()
             os.execvpe(request["argv"][0], request["argv"], environment)
     except Exception as error:  # pylint: disable=broad-exception-caught  # the keeper is told
         failure = _failure(error, parameter, subject)
     finally:
-        os.write(outfit.refusal_in, failure)
+        os.write(pipes.refusal_in, failure)
         os._exit(127)
 
 
@@ -410,7 +411,7 @@ def _failure(error: Exception, parameter: str, subject: str) -> bytes:
 
 def _environment(jid: str, extra: dict[str, str], addresses: dict[str, str]) -> dict[str, str]:
     environment = dict(os.environ)
-    for name in reports.INHERITED:
+    for name in notify_socket.INHERITED:
         environment.pop(name, None)
     environment.update(addresses)
     environment.update(extra)  # the user's own wins: an empty NOTIFY_SOCKET is none

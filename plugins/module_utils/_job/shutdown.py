@@ -9,7 +9,7 @@ import os
 import select
 import signal
 
-from . import store
+from . import host
 
 ANSWER = 2.0  # seconds that systemctl may need
 # What a shutdown sends: systemd, by systemd.kill(5), and others before it.
@@ -35,7 +35,7 @@ def is_under_way() -> bool:
 
     This starts a process, so it is for those who have a reason to ask.
     """
-    if not store.runs_systemd():
+    if not host.runs_systemd():
         return False
     try:
         answer_out, answer_in = os.pipe()

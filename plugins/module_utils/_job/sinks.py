@@ -15,7 +15,7 @@ import socket
 import time
 from urllib.parse import urlsplit
 
-from . import reports, schema
+from . import notify_socket, schema
 from .printable import printable
 
 TYPE_CHECKING = False
@@ -216,7 +216,7 @@ def _become(argv: list[str], source: int, failure: int) -> NoReturn:
                 except OSError:
                     pass  # one of the C library's own
         # It is no process of the job: whoever ends the job must not end it.
-        unwanted = (schema.COOKIE, *reports.INHERITED)
+        unwanted = (schema.COOKIE, *notify_socket.INHERITED)
         environment = {name: value for name, value in os.environ.items() if name not in unwanted}
         os.execvpe(argv[0], argv, environment)
     except OSError as error:

@@ -21,8 +21,10 @@ import json
 import os
 import shlex
 
-from . import folder
+from . import removing
 from .errors import JobError
+from .job import open_module_file
+from .record_io import MODULE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,11 +95,11 @@ class Staged:
 
     def discard(self) -> None:
         """Remove the files, and the folder: there will be no such job."""
-        self._job.remove()
+        removing.remove(self._job)
 
 
 def stage(
-    where: Store, payload: Payload, *, tmpdir: str = "", extra: dict[str, str] | None = None
+    store: Store, payload: Payload, *, tmpdir: str = "", extra: dict[str, str] | None = None
 ) -> Staged:
     """Reserve a job and put a module into its folder.
 
@@ -106,7 +108,7 @@ def stage(
     :raises JobError: it cannot be staged; nothing is left behind.
     """
     try:
-        job = where.create_job()
+        job = store.create_job()
         staged = Staged(job, payload.module)
         try:
             _fill(staged, job, payload, tmpdir, extra or {})
@@ -114,11 +116,11 @@ def stage(
             staged.discard()
             raise
     except OSError as error:
-        raise where.failure(error) from None
+        raise store.failure(error) from None
     return staged
 
 
-def stage_files(where: Store, *, module: str, path: str, args: str | None, tmpdir: str) -> Staged:
+def stage_files(store: Store, *, module: str, path: str, args: str | None, tmpdir: str) -> Staged:
     """Stage what ansible-core has transferred: the arguments of its ``async_wrapper``.
 
     :param path: of the module's file; its first line names the interpreter, if it has one.
@@ -132,7 +134,7 @@ def stage_files(where: Store, *, module: str, path: str, args: str | None, tmpdi
         style = "non_native_want_json"
     name = os.path.basename(path)
     payload = Payload(module, name=name, content=read(path), style=style, args=words)
-    return stage(where, payload, tmpdir=tmpdir)
+    return stage(store, payload, tmpdir=tmpdir)
 
 
 def read(path: str) -> bytes:
@@ -150,14 +152,14 @@ def _opened(path: str) -> int:
 
 def _fill(staged: Staged, job: Job, payload: Payload, tmpdir: str, extra: dict[str, str]) -> None:
     """Write the files of a module, and work out what to exec."""
-    os.close(folder.stage(job, [SCRATCH]))
+    os.close(open_module_file(job, [SCRATCH]))
     if tmpdir:
         payload.put(tmpdir, _own(job, SCRATCH))
     for number, (stands, path) in enumerate(sorted(extra.items())):
         # Each under its own name, which modules look at, so each in a folder of its own.
         name = os.path.basename(path)
         with open(_opened(path), "rb") as source, open(
-            folder.stage(job, [str(number)], name, executable=True), "wb"
+            open_module_file(job, [str(number)], name, executable=True), "wb"
         ) as sink:
             piece = source.read(PIECE)
             while piece:
@@ -168,15 +170,15 @@ def _fill(staged: Staged, job: Job, payload: Payload, tmpdir: str, extra: dict[s
         staged.argv = [*payload.interpreter, payload.content.decode("utf-8", "surrogateescape")]
         return
     binary = not payload.interpreter
-    _write(folder.stage(job, [], payload.name, executable=binary), payload.content)
+    _write(open_module_file(job, [], payload.name, executable=binary), payload.content)
     staged.argv = [*payload.interpreter, _own(job, payload.name)]
     if payload.args is not None:
-        _write(folder.stage(job, [], "args"), payload.args)
+        _write(open_module_file(job, [], "args"), payload.args)
         staged.argv.append(_own(job, "args"))
 
 
 def _own(job: Job, *names: str) -> str:
-    return job.path(os.path.join(folder.MODULE, *names))
+    return job.path(os.path.join(MODULE, *names))
 
 
 def _write(fd: int, data: bytes) -> None:

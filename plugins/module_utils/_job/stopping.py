@@ -10,9 +10,9 @@ import os
 import signal
 import time
 
-from . import cgroup, looking, schema, store, tree, unit
+from . import cgroup, host, processes, schema, status, unit
 from .errors import JobError
-from .folder import DamagedRecord, MissingRecord
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ VERDICT = 3.0  # seconds that a keeper may need for its final record after grace
 
 
 def parse(line: bytes) -> Record:
-    """Read what :meth:`Stop.press` has written. :raises ValueError: it is something else."""
+    """Read what :meth:`Stop.request` has written. :raises ValueError: it is something else."""
     try:
         request = json.loads(line)
         parsed = {
@@ -52,9 +52,9 @@ class Stop:
     ) -> None:
         self.job = job
         self._how: Record = {"signal": number, "grace": grace, "reason": reason, "by": by}
-        self.until = time.monotonic() + grace + tree.KILL_PATIENCE + VERDICT
+        self.until = time.monotonic() + grace + processes.KILL_PATIENCE + VERDICT
 
-    def press(self) -> None:
+    def request(self) -> None:
         """Ask the keeper, which may die with our mail unread; without keeper and runner, end what is left.
 
         The second takes as long as it takes, the first no time. A keeper that is ending the job already, for whatever
@@ -95,7 +95,7 @@ class Stop:
         if lock is None:
             return
         try:
-            store.require_proc()
+            host.require_proc()
             record = self.job.read_record()
             if record["finished"]:
                 return
@@ -105,13 +105,13 @@ class Stop:
             runner = [private["runner"]] if self.job.is_held("runner") else []
             left = self._end_marked(runner, unit.groups(private), private["command"])
             ending["survivors"] = [one.described() for one in left]
-            ending["unseen"] = tree.is_blind()
+            ending["unseen"] = processes.is_blind()
             self._note(ending)  # for the next look, if the disk refuses the final record
-            final = looking.reported(self.job, record)
-            final.update(looking.streams(self.job, record, schema.EMBED_LIMIT))
+            final = status.reported(self.job, record)
+            final.update(status.streams(self.job, record, schema.EMBED_LIMIT))
             exited = self.job.slot("exit")
             self.job.conclude(
-                looking.finish(
+                status.finish(
                     self.job, final, state=schema.LOST, reason=None, exited=exited, ending=ending
                 )
             )
@@ -132,21 +132,21 @@ class Stop:
 
     def _end_marked(
         self, runner: list[int], groups: list[str], command: Record | None
-    ) -> list[tree.Process]:
+    ) -> list[processes.Process]:
         """End what carries the job's mark, descends from its runner, is in its groups or in its command's session.
 
         :param command: pid and start of the command; None if that is unknown.
         :return: what survives.
         """
-        store.require_proc()
+        host.require_proc()
         session = None
         # Without the command nobody can tell whose session it is now.
-        if command is not None and tree.is_command(command["pid"], command["started"]):
+        if command is not None and processes.is_command(command["pid"], command["started"]):
             session = (command["pid"], command["started"])
 
-        def find() -> list[tree.Process]:
+        def find() -> list[processes.Process]:
             spared = {os.getpid(), *runner}
-            found = tree.members(
+            found = processes.members(
                 self.job.jid, roots=runner, session=session, spared=spared, marked=True
             )
             return cgroup.joined(found, groups, self.job.jid)
@@ -156,7 +156,7 @@ class Stop:
             return True
 
         how = self._how
-        return tree.end(
+        return processes.end(
             find,
             number=how["signal"],
             grace=how["grace"],
@@ -172,15 +172,15 @@ def stop(job: Job, *, number: int, grace: float, reason: str, by: Record | None 
 
     :raises JobError: something survives; ``survivors`` names it.
     """
-    request = Stop(job, number=number, grace=grace, reason=reason, by=by)
+    asked = Stop(job, number=number, grace=grace, reason=reason, by=by)
     while True:
-        found = looking.look(job)
+        found = status.look(job)
         if found["finished"]:
             break
-        if time.monotonic() >= request.until:
-            raise request.unanswered()
-        request.press()
-        looking.wait(job, ASK_INTERVAL, show="none")
+        if time.monotonic() >= asked.until:
+            raise asked.unanswered()
+        asked.request()
+        status.wait(job, ASK_INTERVAL, show="none")
     if found.get("survivors"):
         raise JobError(
             "cannot stop job %s: %s" % (job.jid, found["msg"]), survivors=found["survivors"]

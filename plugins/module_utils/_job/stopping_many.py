@@ -8,10 +8,11 @@ from __future__ import annotations
 import signal
 import time
 
-from . import schema, stopping, store, tree
+from . import host, processes, schema, stopping
 from .errors import JobError
-from .folder import DamagedRecord, Job, MissingRecord
+from .job import Job
 from .poll_plan import DEFAULT_GRACE
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ class Stopping:
         self.refusals: dict[int, JobError] = {}  # by place, why a job has not been stopped
         self._stops: dict[int, stopping.Stop] = {}
         self._foreign: dict[int, Job] = {}
-        for place, job in waiter.chosen(is_live).items():
-            self._add(place, job)
+        for index, job in waiter.chosen(is_live).items():
+            self._add(index, job)
         self._left = waiter.chosen(lambda found: bool(found["finished"] and found.get("survivors")))
 
-    def _add(self, place: int, job: Job) -> None:
+    def _add(self, index: int, job: Job) -> None:
         try:
             private = job.read_record().get(schema.PRIVATE)
         except MissingRecord:  # cleaned up at this moment: it had finished
@@ -59,11 +60,11 @@ class Stopping:
         finally:
             job.close()
         if private is None:
-            self._foreign[place] = job
+            self._foreign[index] = job
             return
         number = self._number or private.get("stop_signal") or DEFAULT_SIGNAL
         grace = private.get("grace", DEFAULT_GRACE) if self._grace is None else self._grace
-        self._stops[place] = stopping.Stop(
+        self._stops[index] = stopping.Stop(
             job, number=number, grace=grace, reason=self._reason, by=self._by
         )
 
@@ -76,7 +77,7 @@ class Stopping:
             self._end_left()
         interval = stopping.ASK_INTERVAL
         while self._live():
-            left = max(self._stops[place].until for place in self._live()) - time.monotonic()
+            left = max(self._stops[index].until for index in self._live()) - time.monotonic()
             if left <= 0:
                 break
             self._waiter.wait(
@@ -85,13 +86,13 @@ class Stopping:
             self._press()
             interval = min(LONGEST_INTERVAL, interval * 1.2)
         self._waiter.look_at_live()
-        for place in self._live():
-            self.refusals[place] = self._stops[place].unanswered()
-        for place in (*self._stops, *self._foreign):
-            found = self._waiter.found[place]
+        for index in self._live():
+            self.refusals[index] = self._stops[index].unanswered()
+        for index in (*self._stops, *self._foreign):
+            found = self._waiter.found[index]
             if found.get("survivors"):
                 text = "cannot stop job %s: %s" % (found["ansible_job_id"], found["msg"])
-                self.refusals[place] = JobError(text)
+                self.refusals[index] = JobError(text)
 
     def _live(self) -> list[int]:
         """Return the places of the jobs of ours that have not finished.
@@ -99,13 +100,13 @@ class Stopping:
         Queued ones come first, the last of them foremost: no end shall give its turn to a job that is to be stopped.
         """
         found = self._waiter.found
-        places = [place for place in self._stops if not found[place]["finished"]]
-        return sorted(places, key=lambda place: (found[place]["state"] != schema.QUEUED, -place))
+        places = [index for index in self._stops if not found[index]["finished"]]
+        return sorted(places, key=lambda index: (found[index]["state"] != schema.QUEUED, -index))
 
     def _press(self) -> None:
-        for place in self._live():
-            stop = self._stops[place]
-            stop.press()
+        for index in self._live():
+            stop = self._stops[index]
+            stop.request()
             stop.job.close()
 
     def _end_foreign(self) -> None:
@@ -118,40 +119,40 @@ class Stopping:
         if proved:
             builtin.end(proved, number=number, grace=grace, by=self._by, reason=self._reason)
         self._waiter.look_again(self._foreign)
-        for place, job in self._foreign.items():
-            if job.jid in refused and not self._waiter.found[place]["finished"]:
-                self.refusals[place] = refused[job.jid]
+        for index, job in self._foreign.items():
+            if job.jid in refused and not self._waiter.found[index]["finished"]:
+                self.refusals[index] = refused[job.jid]
 
     def _end_left(self) -> None:
         """Try again to end what survived an earlier stop or deadline, and still carries its job's mark."""
 
-        def alive() -> dict[int, list[tree.Process]]:
+        def alive() -> dict[int, list[processes.Process]]:
             found = {}
-            for place, job in self._left.items():
-                found[place] = tree.left(job.jid, self._waiter.found[place]["survivors"])
+            for index, job in self._left.items():
+                found[index] = processes.left(job.jid, self._waiter.found[index]["survivors"])
             return found
 
-        def find() -> list[tree.Process]:
+        def find() -> list[processes.Process]:
             # Only what is surely the job's is signalled.
             return [
                 one
-                for place, processes in alive().items()
-                for one in processes
-                if tree.is_marked(one.pid, self._left[place].jid)
+                for index, members in alive().items()
+                for one in members
+                if processes.is_marked(one.pid, self._left[index].jid)
             ]
 
         def pause(seconds: float) -> bool:
             time.sleep(seconds)
             return True
 
-        store.require_proc()
+        host.require_proc()
         if find():
-            tree.end(find, number=signal.SIGKILL, grace=0, pause=pause)
-        for place, processes in alive().items():
-            if processes:
-                names = ", ".join("%s (pid %d)" % (one.name, one.pid) for one in processes)
+            processes.end(find, number=signal.SIGKILL, grace=0, pause=pause)
+        for index, members in alive().items():
+            if members:
+                names = ", ".join("%s (pid %d)" % (one.name, one.pid) for one in members)
                 text = "job %s was ended before, but of its processes are still alive: %s"
-                self.refusals[place] = JobError(text % (self._left[place].jid, names))
+                self.refusals[index] = JobError(text % (self._left[index].jid, names))
 
 
 def is_live(found: Record) -> bool:

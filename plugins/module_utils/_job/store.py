@@ -33,85 +33,25 @@ import os
 import stat
 import time
 
-from . import files, schema, way
+from . import files, schema, trust
 from .errors import JobError
-from .folder import Job
-from .way import user_name
+from .host import user_name
+from .job import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Iterable
-
-    from .schema import Record
+    from .record_io import RecordIO
 
 
-BOOTED = "/run/systemd/system"  # is there if, and only if, systemd is PID 1 (sd_booted(3))
 PRIVATE_DIR = ".durable"
-INITS = ("systemd", "init")  # names of processes that make a pid namespace a machine by itself
-FIRST_NAMESPACE = (
-    0xEFFFFFFC  # the pid namespace in which the kernel has started (include/linux/proc_ns.h)
-)
 KEY_BYTES = 32
 PRUNED = "pruned"  # its time says when a launch is to look again for jobs that may go
 LONGEST_PAUSE = 3600.0  # seconds between two such looks
 
 
-def boot_id() -> str:
-    """Return the id of the machine's current boot (random(4)). :raises JobError: /proc does not tell."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as source:
-            return source.read().strip()
-    except OSError:
-        require_proc()
-        raise JobError(
-            "cannot see which boot of the machine this is: /proc must be mounted without the option subset=pid"
-        ) from None
-
-
-def pid_namespace() -> int:
-    """Return the number of the pid namespace that we are in (namespaces(7)); 0 if /proc does not tell."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def require_proc() -> None:
-    """Refuse to judge or to end processes by a /proc that does not show them. :raises JobError: saying what to do."""
-    try:
-        own = os.readlink("/proc/self")
-        if own == str(os.getpid()):
-            return
-    except OSError:
-        own = ""
-    try:
-        is_mounted = bool(own) or any(name.isdigit() for name in os.listdir("/proc"))
-    except OSError:
-        is_mounted = False
-    why = "/proc is not mounted here, and without it no process can be seen"
-    if is_mounted:
-        why = "/proc shows the processes of another pid namespace, not those of the one that this task runs in"
-    raise JobError("%s: mount it (mount -t proc proc /proc; unshare has --mount-proc)" % why)
-
-
-def machine() -> Record:
-    """Return what tells this machine from others: its id (machine-id(5)), empty where there is none, and its name."""
-    try:
-        with open("/etc/machine-id", encoding="ascii", errors="replace") as source:
-            known = source.read(64).strip()
-    except OSError:
-        known = ""
-    return {"id": known, "name": os.uname().nodename}
-
-
-def has_outbox(where: Store) -> bool:
+def has_outbox(store: Store) -> bool:
     """Tell whether a job of an async dir has ever had notifications."""
-    return os.path.lexists(where.private_path("outbox"))
-
-
-def runs_systemd() -> bool:
-    """Tell whether systemd is PID 1 of this machine."""
-    return os.path.isdir(BOOTED)
+    return os.path.lexists(store.private_path("outbox"))
 
 
 class Store:
@@ -124,10 +64,10 @@ class Store:
         self.path = path
         self.fd = fd
         # The jobs whose folders are open, where somebody will close() us. Processes of jobs never do.
-        self.open_jobs: set[Job] | None = None
+        self.open_jobs: set[RecordIO] | None = None
 
     @classmethod
-    @files.privately
+    @files.with_private_umask
     def open(cls, path: str, *, create: bool) -> Store:
         """Open an async dir.
 
@@ -138,23 +78,23 @@ class Store:
             or others could put something into it or in its place.
         """
         if not os.path.isabs(path):
-            raise way.refusal(
+            raise trust.refusal(
                 path,
                 "it is not an absolute path",
                 "give a path that begins with / or with the ~ of a user who has a home",
             )
         path = os.path.normpath(path)
-        way.check_way(path)
+        trust.check_way(path)
         if create:
-            way.make_path(path)
+            trust.make_path(path)
         try:
             fd = os.open(path, files.DIR_FLAGS)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise way.refusal(path, *way.why_not(path, error)) from None
+            raise trust.refusal(path, *trust.why_not(path, error)) from None
         try:
-            way.check_own(path, os.fstat(fd), create)
+            trust.check_own(path, os.fstat(fd), create)
         except BaseException:
             os.close(fd)
             raise
@@ -188,11 +128,11 @@ class Store:
 
     def refusal(self, path: str, why: str) -> JobError:
         """Return what to tell the user about something in here that is not what we made."""
-        return way.refusal(
+        return trust.refusal(
             self.path, "%s %s" % (path, why), "find out who put it there and remove it"
         )
 
-    @files.privately
+    @files.with_private_umask
     def private(self, *names: str, create: bool = True) -> int:
         """Open a folder below the private folder, made 0700 if it is not there, and return its descriptor.
 
@@ -244,7 +184,7 @@ class Store:
 
     def require(self, found: os.stat_result, kind: int, path: str) -> None:
         """Refuse what is not of that kind, or not ours alone. :raises JobError: naming the path."""
-        flaw = way.flaw(found, kind)
+        flaw = trust.flaw(found, kind)
         if flaw:
             raise self.refusal(path, flaw)
 
@@ -264,110 +204,11 @@ class Store:
         """Return when a record was put in its place, in nanoseconds. :raises FileNotFoundError: it is not there."""
         return os.stat(jid, dir_fd=self.fd, follow_symlinks=False).st_mtime_ns
 
-    @files.privately
-    def lock_name(self, name: str, *, wait: bool = True) -> int:
-        """Take the lock of a name; it is held until the descriptor is closed everywhere.
-
-        Whoever holds it may decide what a launch under this name means, and launch.
-
-        :param wait: for whoever holds it; without it, BlockingIOError is raised.
-        """
-        file = schema.check_name(name) + ".lock"
-        path = self.private_path("names", file)
-        names = self.private("names")
-        try:
-            while True:
-                fd = self.open_own(names, file, os.O_RDWR | os.O_CREAT, path)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.fstat(fd).st_nlink:  # else the name has been forgotten meanwhile
-                        return fd
-                except BaseException:
-                    os.close(fd)
-                    raise
-                os.close(fd)
-        finally:
-            os.close(names)
-
-    @files.privately
-    def mend_name(self, name: str, others: Iterable[str] = ()) -> None:
-        """Let a name whose latest job has been removed mean the latest of those that are there, or forget it.
-
-        Whoever holds its lock decides about it just now, so then it is left alone.
-
-        :param others: jids of jobs of that name that may be there, the latest first.
-        """
-        latest = self._named(name)[0]
-        if latest and self.has_record(latest):
-            return
-        try:
-            lock = self.lock_name(name, wait=False)
-        except BlockingIOError:
-            return
-        try:
-            left = [jid for jid in (*self._named(name), *others) if jid and self.has_record(jid)]
-            if left:
-                before = [jid for jid in left if jid != left[0]]
-                self._name(name, left[0], before[0] if before else "")
-                return
-            names = self.private("names")
-            for suffix in (".new", ".jid", ".lock"):
-                files.unlink(name + suffix, names)
-            os.close(names)
-        finally:
-            os.close(lock)
-
     def has_record(self, jid: str) -> bool:
         """Tell whether something lies in the place of a job's record."""
         return os.path.lexists(os.path.join(self.path, jid))
 
-    def latest(self, name: str) -> Job | None:
-        """Return the latest job of a name; None if there is none."""
-        for jid in self._named(name):
-            if jid and self.has_record(jid):
-                return self.job(jid)
-        return None
-
-    @files.privately
-    def set_latest(self, name: str, jid: str) -> None:
-        """Let a name mean another job, durably. Only the holder of the name's lock may call this."""
-        self._name(name, jid, self._named(name)[0])
-
-    def forget_latest(self, name: str, jid: str) -> None:
-        """Let a name mean again what it meant before this job. Only the holder of the name's lock may call this."""
-        latest, before = self._named(name)
-        if latest == jid:
-            self._name(name, before, "")
-
-    def _name(self, name: str, jid: str, before: str) -> None:
-        names = self.private("names")
-        try:
-            files.remove_tree(name + ".new", names)
-            files.write_new(names, name + ".new", ("%s %s\n" % (jid, before)).encode())
-            os.rename(name + ".new", name + ".jid", src_dir_fd=names, dst_dir_fd=names)
-            os.fsync(names)
-        finally:
-            os.close(names)
-
-    def _named(self, name: str) -> list[str]:
-        """Return the jid that a name means, and the one that it meant before."""
-        file = schema.check_name(name) + ".jid"
-        try:
-            names = self.private("names", create=False)
-        except FileNotFoundError:
-            return ["", ""]
-        try:
-            fd = self.open_own(names, file, os.O_RDONLY, self.private_path("names", file))
-        except FileNotFoundError:
-            return ["", ""]
-        finally:
-            os.close(names)
-        with open(fd, encoding="ascii", errors="replace") as source:
-            source_text = source.read(1024)
-        first, _blank, second = source_text.partition(" ")
-        return [jid if schema.valid_jid(jid) else "" for jid in (first, second.strip())]
-
-    @files.privately
+    @files.with_private_umask
     def secret(self, *, create: bool = True) -> bytes:
         """Return the key of this async dir, with which secrets are compared without being kept.
 
@@ -410,7 +251,7 @@ class Store:
             return True
         return not 0 < due - time.time() < LONGEST_PAUSE + 1  # else somebody has set the clock back
 
-    @files.privately
+    @files.with_private_umask
     def create_job(self) -> Job:
         """Make the folder of a new job and return the job. It has no record yet, so nobody sees it."""
         jobs = self.private("jobs")

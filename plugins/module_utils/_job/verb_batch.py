@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from . import launch, naming, schema
 from .errors import JobError
-from .folder import MissingRecord
 from .module_jobs import module_request, stage_part
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def run(call: Call) -> Record:
         if skip is None:
             needed.append(len(results) - 1)
     launches = bool(needed) and not call.check_mode
-    where = call.open_store(create=True) if launches else call.find_store()
-    difference = launch.differences(call, where, [requests[number] for number in needed])
+    store = call.open_store(create=True) if launches else call.find_store()
+    difference = launch.differences(call, store, [requests[number] for number in needed])
     if needed:
-        launched = _launched(call, where, [requests[number] for number in needed])
+        launched = _launched(call, store, [requests[number] for number in needed])
         for number, result in zip(needed, launched):
             results[number] = result
-    if launches and where is not None:
-        launch.prune_in_passing(call, where)
+    if launches and store is not None:
+        launch.prune_in_passing(call, store)
     return dict(_summary(results), **({"diff": difference} if difference else {}))
 
 
@@ -60,31 +60,31 @@ def _request(number: int, entry: dict[str, Any], part: Record | None, call: Call
         raise JobError(schema.NOTHING_LAUNCHED % (number, error)) from None
 
 
-def _launched(call: Call, where: Store | None, requests: list[Record]) -> list[Record]:
+def _launched(call: Call, store: Store | None, requests: list[Record]) -> list[Record]:
     """Return the result of each launch, or of its prediction."""
     results = []
     answers: list[Record] = [{}] * len(requests)
-    if where is not None and not call.check_mode:
-        answers = _launch(call, where, requests)
+    if store is not None and not call.check_mode:
+        answers = _launch(call, store, requests)
     for request, answer in zip(requests, answers):
         try:
-            if where is None or call.check_mode:
-                results.append(dict(launch.always(request), **naming.predicted(where, request)))
+            if store is None or call.check_mode:
+                results.append(dict(launch.always(request), **naming.predicted(store, request)))
             else:
-                results.append(_outcome(call, where, request, answer))
+                results.append(_outcome(call, store, request, answer))
         except JobError as error:
             results.append(_not_launched(request, error))
     return results
 
 
-def _outcome(call: Call, where: Store, request: Record, answer: Record) -> Record:
+def _outcome(call: Call, store: Store, request: Record, answer: Record) -> Record:
     try:
-        return launch.outcome(where, request, answer)
+        return launch.outcome(store, request, answer)
     except MissingRecord:  # what was found has been removed since; the others of this call go on
-        return _launched(call, where, [request])[0]
+        return _launched(call, store, [request])[0]
 
 
-def _launch(call: Call, where: Store, requests: list[Record]) -> list[Record]:
+def _launch(call: Call, store: Store, requests: list[Record]) -> list[Record]:
     """Stage the modules among the jobs, launch all that can be, and return the answers."""
     answers: list[Record] = [{}] * len(requests)
     staged: dict[int, Staged] = {}
@@ -93,7 +93,7 @@ def _launch(call: Call, where: Store, requests: list[Record]) -> list[Record]:
         for number, request in enumerate(requests):
             try:
                 if "part" in request:
-                    staged[number] = stage_part(where, request["part"])
+                    staged[number] = stage_part(store, request["part"])
                     request.update(staged[number].keys, argv=staged[number].argv)
                 ready.append(number)
             except JobError as error:
@@ -102,7 +102,7 @@ def _launch(call: Call, where: Store, requests: list[Record]) -> list[Record]:
             {key: value for key, value in requests[number].items() if key != "part"}
             for number in ready
         ]
-        found = launch.launch_all(call, where, asked, slots=call.params["slots"]) if asked else []
+        found = launch.launch_all(call, store, asked, slots=call.params["slots"]) if asked else []
     except BaseException:
         for one in staged.values():
             one.discard()

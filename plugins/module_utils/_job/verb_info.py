@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import notifying, store, way
+from . import host, notifying, trust
 from .call import why_absent
 from .listing import Listing
 
@@ -27,20 +27,20 @@ def _notifications(jobs: list[Record]) -> Record:
 def run(call: Call) -> Record:
     """List the jobs and return the result."""
     params = call.params
-    where = call.find_store()
+    store = call.find_store()
     asked = {name: params[name] for name in ("jids", "names", "states")}
-    listing = Listing(where, settle=not call.check_mode, **asked)
+    listing = Listing(store, settle=not call.check_mode, **asked)
     jobs = listing.newest(params["limit"], params["order"])
     listing.show(jobs, params["output"], OUTPUT_TOTAL)
     total = sum(listing.counts.values())
-    path, user = call.async_dir, store.user_name(os.geteuid())
+    path, user = call.async_dir, host.user_name(os.geteuid())
     text = "%d job%s in %s as user %s" % (total, "" if total == 1 else "s", path, user)
     if listing.missing:
         text += "; " + why_absent(path, listing.missing[0], None)
     elif not total and not any(asked.values()):
-        others = ", ".join(way.whose(path))
+        others = ", ".join(trust.whose(path))
         text += "; there are async dirs of %s: look as that user" % others if others else ""
-        own = [folder for name, folder in way.elsewhere(path) if name == user]
+        own = [folder for name, folder in trust.elsewhere(path) if name == user]
         text += "; there is an async dir of yours in %s" % ", ".join(own) if own else ""
     return {
         "jobs": jobs,

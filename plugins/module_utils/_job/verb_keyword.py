@@ -30,17 +30,17 @@ def run(call: Call) -> Record:
     """Launch the module and return the result that ansible-core expects. :raises JobError: it could not be launched."""
     order = dict(call.params.pop("order"))
     check_mode = order.pop("check_mode")
-    where = call.open_store(create=True)
+    store = call.open_store(create=True)
     try:
-        staged = stage_files(where, **order)
+        staged = stage_files(store, **order)
     except OSError as error:
-        raise where.failure(error) from None
+        raise store.failure(error) from None
     try:
         request = launch.build_request(dict(call.params, argv=staged.argv), no_log=call.no_log)
         request.update(staged.keys, keyword={"check_mode": check_mode})
-        answer = launch.launch_all(call, where, [request])[0]
+        answer = launch.launch_all(call, store, [request])[0]
     except JobError:
         staged.discard()
         raise
     staged.settle(answer)
-    return launch.outcome(where, request, answer)
+    return launch.outcome(store, request, answer)

@@ -28,11 +28,11 @@ def run(call: Call) -> Record:
     if skip:
         return launch.not_needed(request, skip)
 
-    def staged_launch(where: Store) -> Record:
-        staged = stage_part(where, part)
+    def staged_launch(store: Store) -> Record:
+        staged = stage_part(store, part)
         try:
             request.update(staged.keys, argv=staged.argv)
-            answer = launch.launch_all(call, where, [request])[0]
+            answer = launch.launch_all(call, store, [request])[0]
         except BaseException:
             staged.discard()
             raise

@@ -23,34 +23,34 @@ _TICK = 0.05  # seconds between two looks at what is still due
 
 def run(call: Call) -> Record:
     """Have everything tried that has not been delivered, wait for that, and return what is left."""
-    where = call.find_store()
-    if where is None or not has_outbox(where):
+    store = call.find_store()
+    if store is None or not has_outbox(store):
         return _summary([], [])
-    folder = where.private(outbox.FOLDER, create=False)
+    folder = store.private(outbox.FOLDER, create=False)
     call.at_end(lambda: os.close(folder))
     if call.check_mode:
         jids = [jid for _pause, jid in outbox.Waiting(folder).pending]
-        found = [_told(where, jid) for jid in jids]
+        found = [_told(store, jid) for jid in jids]
         result = _summary(found, found)
         return dict(result, changed=result["notifications"][notifying.PENDING] > 0)
-    delivery.look_at_live(where, outbox.Waiting(folder).live)
+    delivery.look_at_live(store, outbox.Waiting(folder).live)
     jids = [jid for _pause, jid in outbox.Waiting(folder).pending]
-    before = [_told(where, jid) for jid in jids]
-    asked = {jid: _ask(where, jid) for jid in jids}
+    before = [_told(store, jid) for jid in jids]
+    asked = {jid: _ask(store, jid) for jid in jids}
     until = time.monotonic() + call.params["timeout"]
-    delivery.wake(where)
+    delivery.wake(store)
     while any(_is_due(folder, jid, when) for jid, when in asked.items()):
         if time.monotonic() >= until:
             break
         time.sleep(_TICK)
-        delivery.wake(where)
-    return _summary([_told(where, jid) for jid in jids], before)
+        delivery.wake(store)
+    return _summary([_told(store, jid) for jid in jids], before)
 
 
-def _ask(where: Store, jid: str) -> int:
+def _ask(store: Store, jid: str) -> int:
     """Make a delivery due, whatever its pause; return the file's time (ns), which changes with an attempt."""
     try:
-        found = outbox.find(where, jid)
+        found = outbox.find(store, jid)
         if found is None:
             return 0
         try:
@@ -70,9 +70,9 @@ def _is_due(folder: int, jid: str, when: int) -> bool:
     return bool(found.st_mtime_ns == when)
 
 
-def _told(where: Store, jid: str) -> Record:
+def _told(store: Store, jid: str) -> Record:
     """Return what has become of the notifications of a job."""
-    job = where.job(jid)
+    job = store.job(jid)
     try:
         states, told = outbox.told(job)
     except MISHAPS:  # it has been settled, and its job removed

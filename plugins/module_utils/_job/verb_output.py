@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 
-from . import schema, store
+from . import host, schema
 from .call import why_absent
 from .errors import JobError
-from .folder import MissingRecord
 from .reading import Reader
+from .record_io import MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(call: Call) -> Record:
         raise JobError(why_absent(call.async_dir, params["jid"], params["name"])) from None
     except OSError as error:
         why = "cannot read the output in %s as user %s: %s"
-        raise JobError(why % (call.async_dir, store.user_name(os.geteuid()), error)) from None
+        raise JobError(why % (call.async_dir, host.user_name(os.geteuid()), error)) from None
 
 
 def _read(call: Call) -> Record:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import store
+from . import host
 from .errors import JobError
 from .pruning import Pruning
 
@@ -26,7 +26,7 @@ def run(call: Call) -> Record:
     try:
         return _answer(call)
     except OSError as error:
-        told = (call.async_dir, store.user_name(os.geteuid()), error)
+        told = (call.async_dir, host.user_name(os.geteuid()), error)
         raise JobError("cannot remove jobs in %s as user %s: %s" % told) from None
 
 

@@ -21,5 +21,5 @@ def run(call: Call) -> Record:
     if skip is not None:
         return launch.not_needed(request, skip)
     return launch.launch_one(
-        call, request, lambda where: launch.launch_all(call, where, [request])[0]
+        call, request, lambda store: launch.launch_all(call, store, [request])[0]
     )

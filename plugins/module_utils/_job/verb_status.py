@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 
-from . import removing, schema, store
+from . import host, removing, schema
 from .call import why_absent
 from .errors import JobError
-from .folder import MissingRecord
-from .looking import look, wait
+from .record_io import MissingRecord
+from .status import look, wait
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _answer(call: Call) -> Record:
         raise JobError(why_absent(call.async_dir, params["jid"], params["name"])) from None
     except OSError as error:
         why = "cannot look at the job in %s as user %s: %s"
-        raise JobError(why % (call.async_dir, store.user_name(os.geteuid()), error)) from None
+        raise JobError(why % (call.async_dir, host.user_name(os.geteuid()), error)) from None
     return _clean_up(call, job, found)
 
 
@@ -69,6 +69,6 @@ def _clean_up(call: Call, job: Job, found: Record) -> Record:
         why = "cannot clean up after job %s: it is %s; stop it, or wait for its end"
         return dict(found, failed=True, msg=why % (job.jid, found["state"]))
     if not call.check_mode:
-        job.remove()
+        removing.remove(job)
         removing.sweep(job.store)
     return dict(schema.present(schema.unknown(job.jid)), changed=True, erased=job.results_file)

@@ -25,10 +25,10 @@ def run(call: Call) -> Record:
     params = call.params
     number = None if params["signal"] is None else schema.signal_number(params["signal"])
     meant = references(params["jobs"])
-    where = call.find_store()
+    store = call.find_store()
     path = call.async_dir
     waiter = waiting.Waiter(
-        where,
+        store,
         meant,
         lambda one: why_absent(path, one.jid, one.name, one.launched),
         settle=not call.check_mode,
@@ -36,18 +36,18 @@ def run(call: Call) -> Record:
     call.at_end(waiter.close)
     live = list(waiter.chosen(stopping_many.is_live))
     failures: dict[int, str] = {}
-    if where is not None and not call.check_mode:
-        failures = _stop(call, where, waiter, number)
+    if store is not None and not call.check_mode:
+        failures = _stop(call, store, waiter, number)
     jobs = waiter.shown("tail", OUTPUT_TOTAL)
-    for place, job in enumerate(jobs):
+    for index, job in enumerate(jobs):
         if job["state"] is None and not call.check_mode and params["missing"] == "fail":
-            failures[place] = job["msg"]
-        if place in failures:
-            job["msg"] = failures[place]
+            failures[index] = job["msg"]
+        if index in failures:
+            job["msg"] = failures[index]
     return _summary(jobs, live, failures, call.check_mode)
 
 
-def _stop(call: Call, where: Store, waiter: waiting.Waiter, number: int | None) -> dict[int, str]:
+def _stop(call: Call, store: Store, waiter: waiting.Waiter, number: int | None) -> dict[int, str]:
     """Stop all that is live; return by place what to say of the jobs that could not be stopped."""
     lost_keeper = waiter.unsupervised()
     if lost_keeper:
@@ -55,13 +55,13 @@ def _stop(call: Call, where: Store, waiter: waiting.Waiter, number: int | None) 
         from .launch import adopt
 
         try:
-            adopt(where, lost_keeper)
+            adopt(store, lost_keeper)
         except JobError:
             pass  # no room for a launcher, say: then we are their keeper ourselves, one after the other
     by = requester(call.request)
     stopping = stopping_many.Stopping(waiter, number=number, grace=call.params["grace"], by=by)
     stopping.run()
-    return {place: error.msg for place, error in stopping.refusals.items()}
+    return {index: error.msg for index, error in stopping.refusals.items()}
 
 
 def _summary(
@@ -71,11 +71,11 @@ def _summary(
         str(job["name"] or job["ansible_job_id"] or "a job that was not launched") for job in jobs
     ]
     stopped = [
-        names[place]
-        for place in live
-        if predicted or (jobs[place]["finished"] and jobs[place]["state"] != schema.SUCCEEDED)
+        names[index]
+        for index in live
+        if predicted or (jobs[index]["finished"] and jobs[index]["state"] != schema.SUCCEEDED)
     ]
-    failed = [names[place] for place in sorted(failures)]
+    failed = [names[index] for index in sorted(failures)]
     result = {
         "jobs": jobs,
         "counts": waiting.counts(jobs),

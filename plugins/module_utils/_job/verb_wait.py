@@ -25,21 +25,21 @@ def run(call: Call) -> Record:
     """
     params = call.params
     meant = references(params["jobs"])
-    where = call.find_store()
+    store = call.find_store()
     path = call.async_dir
     waiter = waiting.Waiter(
-        where,
+        store,
         meant,
         lambda one: why_absent(path, one.jid, one.name, one.launched),
         settle=not call.check_mode,
     )
     call.at_end(waiter.close)
     lost_keeper = [] if call.check_mode else waiter.unsupervised()
-    if lost_keeper and where is not None:
+    if lost_keeper and store is not None:
         # Imported here: few waits need it.
         from .launch import adopt
 
-        adopt(where, lost_keeper)
+        adopt(store, lost_keeper)
     is_reached = waiting.goal(params["until"])
     # How long this run may last, what has been seen before, how long to collect what is new, and whether the time is
     # over when it has lasted so long. Without an action plugin it is.

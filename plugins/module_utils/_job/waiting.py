@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Waiting for many jobs at once, on the target. Private to the collection.
 
-One poll(2) watches the bells of all jobs (see _job.looking), so waiting costs no time of the processor, and only a job
-whose bell has rung is looked at again.
+One poll(2) watches the hang-up descriptors of all jobs (see _job.status), so waiting costs no time of the processor.
+Only a job that has hung up is looked at again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import resource
 import select
 import time
 
-from . import looking, schema
+from . import schema, status
 from .errors import JobError
-from .folder import MissingRecord
+from .names import latest_job
 from .printable import make_printable
+from .record_io import MissingRecord
 from .references import Reference
 
 TYPE_CHECKING = False
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
     from .schema import Record
     from .store import Job, Store
 
-# Seconds between two looks at a job without a bell: the builtin's, one whose command has been orphaned, and those for
-# which there are not enough descriptors.
+# Seconds between two looks at a job without a hang-up descriptor: the builtin's, one whose command has been orphaned,
+# and those for which there are not enough descriptors.
 RECHECK_INTERVAL = 0.5
-# Seconds between two looks at who has reported progress. That rings no bell: it costs a stat(2) for each running job.
+# Seconds between two looks at who has reported progress. That causes no hang-up, so it costs a stat(2) for each
+# running job.
 PROGRESS_INTERVAL = 2.0
 LONGEST_SLEEP = 3600.0  # seconds; poll(2) takes no more than a month
 SPARE_DESCRIPTORS = 64
@@ -51,7 +53,7 @@ def goal(until: str) -> Callable[[list[Record]], bool]:
 class Waiter:
     """Looks at jobs, and waits for what becomes of them.
 
-    :param where: the async dir; None if there is none, and so no job.
+    :param store: the async dir; None if there is none, and so no job.
     :param meant: the jobs.
     :param absent: says why a job cannot be found.
     :param settle: whether a final verdict may be written down.
@@ -59,7 +61,7 @@ class Waiter:
 
     def __init__(
         self,
-        where: Store | None,
+        store: Store | None,
         meant: list[Reference],
         absent: Callable[[Reference], str],
         *,
@@ -71,14 +73,14 @@ class Waiter:
         self._jobs: list[Job | None] = []  # None where there is none
         by_jid: dict[str, Reference] = {}  # a job may be given by its jid and by its name
         for reference in meant:
-            job = _find(where, reference)
+            job = _find(store, reference)
             if job is None or by_jid.setdefault(job.jid, reference) is reference:
                 self._meant.append(reference)
                 self._jobs.append(job)
             else:
                 by_jid[job.jid].learn(reference)
         self._bells = _Bells(self._jobs)
-        # In this order: a bell that was taken before a look misses nothing that happens after it.
+        # In this order: a descriptor that was taken before a look misses nothing that happens after it.
         self._bells.hang(list(range(len(self._meant))))
         self._marks = _Marks(self._jobs)
         self.found: list[Record] = [self._look(number) for number in range(len(self._meant))]
@@ -118,14 +120,14 @@ class Waiter:
         return time.monotonic() >= end
 
     def look_at_live(self) -> None:
-        """Look again at every job that has not finished. Its bell may be late: it rings when the keeper is gone."""
+        """Look again at every job that has not finished. Its hang-up may be late: it comes when the keeper is gone."""
         self._look_again(self._live())
 
     def _live(self) -> list[int]:
         return [number for number, job in enumerate(self.found) if not job["finished"]]
 
     def close(self) -> None:
-        """Let go of all bells."""
+        """Close all hang-up descriptors."""
         self._bells.close()
 
     def chosen(self, is_meant: Callable[[Record], bool]) -> dict[int, Job]:
@@ -152,7 +154,7 @@ class Waiter:
         job, reference = self._jobs[number], self._meant[number]
         if job is not None:
             try:
-                found = looking.look(job, show="none", settle=self._settle)
+                found = status.look(job, show="none", settle=self._settle)
                 if found["finished"]:
                     self._bells.take_down(number)  # its keeper may still be there for a moment
                 return found
@@ -218,7 +220,7 @@ class Waiter:
         if job is None or show == "none":
             return found
         try:
-            full = looking.look(job, show=show, settle=self._settle)
+            full = status.look(job, show=show, settle=self._settle)
         except (MissingRecord, JobError):
             return found
         job.close()
@@ -268,7 +270,7 @@ def _mark(path: str) -> tuple[int, int]:
 
 
 class _Bells:
-    """The bells of jobs that are waited for; as many as there may be open files."""
+    """The hang-up descriptors of jobs that are waited for; as many as there may be open files."""
 
     def __init__(self, jobs: list[Job | None]) -> None:
         self._jobs = jobs
@@ -283,12 +285,12 @@ class _Bells:
         self._room = soft - SPARE_DESCRIPTORS
 
     def hang(self, numbers: list[int]) -> list[int]:
-        """Take the bells of jobs, and return these jobs: they may have changed before."""
+        """Take the hang-up descriptors of jobs, and return these jobs: they may have changed before."""
         for number in numbers:
             job = self._jobs[number]
             if job is None or number in self._hung or len(self._hung) >= self._room:
                 continue
-            fd = looking.bell(job)
+            fd = status.hangup(job)
             job.close()
             if fd is not None:
                 self._hung[number], self._numbers[fd] = fd, number
@@ -296,7 +298,7 @@ class _Bells:
         return numbers
 
     def ring(self, live: list[int], seconds: float) -> list[int]:
-        """Wait until a bell rings, and return which jobs must be looked at again."""
+        """Wait until a descriptor hangs up, and return which jobs must be looked at again."""
         silent = [number for number in live if number not in self._hung]
         if silent:
             seconds = min(seconds, RECHECK_INTERVAL)
@@ -307,7 +309,7 @@ class _Bells:
         return self.hang(rung) + self.hang(silent)
 
     def take_down(self, number: int) -> None:
-        """Let go of the bell of a job, if it has been taken."""
+        """Close the hang-up descriptor of a job, if it has been taken."""
         fd = self._hung.pop(number, None)
         if fd is not None:
             del self._numbers[fd]
@@ -315,16 +317,16 @@ class _Bells:
             os.close(fd)
 
     def close(self) -> None:
-        """Let go of all bells, and of the room that was made for them."""
+        """Close all hang-up descriptors, and free the room that was made for them."""
         for number in list(self._hung):
             self.take_down(number)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
 
 
-def _find(where: Store | None, reference: Reference) -> Job | None:
-    if where is None or reference.failure is not None:
+def _find(store: Store | None, reference: Reference) -> Job | None:
+    if store is None or reference.failure is not None:
         return None
-    return where.job(reference.jid) if reference.jid else where.latest(str(reference.name))
+    return store.job(reference.jid) if reference.jid else latest_job(store, str(reference.name))
 
 
 def _absent(reference: Reference) -> Record:

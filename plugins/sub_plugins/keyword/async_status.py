@@ -17,18 +17,18 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     async_jobs,
-    looking,
     modules,
     removing,
     schema,
+    status,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.call import why_absent
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+from ansible_collections.durable.jobs.plugins.module_utils._job.printable import printable
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import (
     DamagedRecord,
     MissingRecord,
 )
-from ansible_collections.durable.jobs.plugins.module_utils._job.printable import printable
 from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
 from ansible_collections.durable.jobs.plugins.module_utils._keyword import keyword_request, respond
 from ansible_collections.durable.jobs.plugins.module_utils._module import run_engine
@@ -74,13 +74,13 @@ def _look(module: AnsibleModule, job: Job, private: Record | None) -> Record:
     if private is None:
         return _of_the_builtin(job)
     settle = not module.check_mode
-    found = looking.look(job, settle=settle, reveal=True)
+    found = status.look(job, settle=settle, reveal=True)
     if settle and found["reason"] == schema.UNSUPERVISED:
         adopt = keyword_request("job_adopt", {"jids": [job.jid]}, no_log=True)
         run_engine(module, adopt, job.store.path)
     if not found["finished"] and 0 < (found["timeout"] or 0) <= (found["elapsed"] or 0):
         # Its time is up, and it is being ended. The last look of `poll` comes now, and is to see what became of it.
-        found = looking.wait(job, ENDING, settle=settle, reveal=True)
+        found = status.wait(job, ENDING, settle=settle, reveal=True)
     return _of_the_keyword(job, found) if "keyword" in private else found
 
 
@@ -89,7 +89,7 @@ def _of_the_builtin(job: Job) -> Record:
     record = job.read_record()
     if not async_jobs.is_unfinished(job.jid, record):
         return dict(record, finished=True)
-    found = looking.look(job)
+    found = status.look(job)
     if found["state"] == schema.LOST:
         return found
     return dict(record, finished=False)
@@ -134,7 +134,7 @@ def _clean_up(module: AnsibleModule, job: Job, found: Record, private: Record | 
     # What check mode has launched it may remove, and nothing else.
     predicted = ((private or {}).get("keyword") or {}).get("check_mode")
     if predicted or not module.check_mode:
-        job.remove()
+        removing.remove(job)
         removing.sweep(job.store)
     return {"erased": job.results_file}
 

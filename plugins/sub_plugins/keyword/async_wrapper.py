@@ -23,7 +23,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.warnings import get_warning_messages
 
 from ansible_collections.durable.jobs.plugins.module_utils._argspec import JOB
-from ansible_collections.durable.jobs.plugins.module_utils._job import store
+from ansible_collections.durable.jobs.plugins.module_utils._job import host
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._keyword import (
     Order,
@@ -48,7 +48,7 @@ def async_dir() -> str:
     """
     path = os.path.expandvars(os.environ.get("ANSIBLE_ASYNC_DIR") or "~/.ansible_async")
     if path == "~" or path.startswith("~/"):
-        known = os.path.expanduser("~" + store.user_name(os.geteuid()))
+        known = os.path.expanduser("~" + host.user_name(os.geteuid()))
         path = path if known.startswith("~") else known + path[1:]
     return os.path.expanduser(path)
 

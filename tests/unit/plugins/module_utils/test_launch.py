@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ansible_collections.durable.jobs.plugins.module_utils import _argspec, _engine, _job
-from ansible_collections.durable.jobs.plugins.module_utils._job import flaws, launch, schema
+from ansible_collections.durable.jobs.plugins.module_utils._job import launch, schema, validation
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
 
@@ -212,7 +212,7 @@ def test_what_is_accepted_gives_records_that_readers_accept(words, numbers, text
         return
     for record in records(asked):
         written = json.loads(json.dumps(record))
-        assert flaws.record_flaw(JID, written) is None, written
+        assert validation.record_flaw(JID, written) is None, written
 
 
 def test_creates_and_removes_are_looked_for_below_chdir(tmp_path):

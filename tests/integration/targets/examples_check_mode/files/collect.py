@@ -45,15 +45,15 @@ def main() -> None:
         if not path.name.endswith("_tasks.yml") and "eda" not in path.parts:
             print(path)
     for name, text in written():
-        text = textwrap.dedent(text).strip()
-        if text in known:
+        example = textwrap.dedent(text).strip()
+        if example in known:
             continue
-        if not re.search(r"^  hosts:", text, re.MULTILINE):
+        if not re.search(r"^  hosts:", example, re.MULTILINE):
             play = "- name: Run an example\n  hosts: all\n  gather_facts: false\n  tasks:\n"
-            text = play + textwrap.indent(text, "    ")
-        path = FOLDER / f"{name}.yml"
-        path.write_text(text + "\n", encoding="utf-8")
-        print(path)
+            example = play + textwrap.indent(example, "    ")
+        target = FOLDER / f"{name}.yml"
+        target.write_text(example + "\n", encoding="utf-8")
+        print(target)
 
 
 main()

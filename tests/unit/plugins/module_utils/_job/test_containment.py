@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import containment, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import containment, host
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
-NO_SYSTEMD = pytest.mark.skipif(store.runs_systemd(), reason="systemd is PID 1 of this machine")
+NO_SYSTEMD = pytest.mark.skipif(host.runs_systemd(), reason="systemd is PID 1 of this machine")
 
 
 NO_LIMITS = dict.fromkeys(("memory_max", "cpu_quota", "tasks_max"))
@@ -80,4 +80,4 @@ def test_what_a_limit_means(parameter, given, meant):
 def test_auto_without_systemd_is_process_and_nothing_is_doomed():
     assert checked() == {"containment": "process", **NO_LIMITS}
     assert containment.manager()[0] == ""
-    assert containment.doom() is None
+    assert containment.logout_warning() is None

@@ -16,9 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import flaws, looking, schema, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    host,
+    schema,
+    status,
+    store,
+    validation,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import DamagedRecord
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import DamagedRecord
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 JID = "j1.2"
@@ -32,7 +38,7 @@ ENDING = {
 PLACE = {
     "epoch": 990.0,
     "monotonic": 90.0,
-    "boot_id": store.boot_id(),
+    "boot_id": host.boot_id(),
     "user": "me",
     "containment": "process",
     "keeper": 2**22 + 1,
@@ -88,16 +94,16 @@ def put(path, data):
 
 def assert_clear(job):
     """Look without and with settling: the verdict is clear, says the same again, and is nothing but JSON."""
-    found = looking.look(job, settle=False)
+    found = status.look(job, settle=False)
     assert found["state"] in schema.STATES and found["ansible_job_id"] == JID
     assert (found["started"], type(found["finished"]), type(found["failed"])) == (True, bool, bool)
     assert found["finished"] == (found["state"] in schema.FINISHED_STATES)
     assert found["state"] != "lost" or (found["rc"] is None and found["reason"] and found["failed"])
     assert isinstance(found["stdout_lines"], list)
     json.dumps(found)
-    settled = looking.look(job)
+    settled = status.look(job)
     assert (settled["state"], settled["rc"]) == (found["state"], found["rc"])
-    schema.decide(looking.judged(job), {}, on_conflict="fail", rerun="on_failure")
+    schema.decide(status.judged(job), {}, on_conflict="fail", rerun="on_failure")
     return settled
 
 
@@ -110,7 +116,7 @@ def changed(record, path, value):
     return record
 
 
-OPTIONAL = set(flaws._OPTIONAL_RULES)  # not every record has them
+OPTIONAL = set(validation._OPTIONAL_RULES)  # not every record has them
 PATHS = sorted(
     [(key,) for key in RUNNING]
     + [("durable_jobs", key) for key in RUNNING["durable_jobs"]]
@@ -120,15 +126,18 @@ PATHS = sorted(
 
 @pytest.mark.parametrize("record", [QUEUED, RUNNING, ASKED, FAILED, ENDED, LOST])
 def test_what_we_write_has_no_flaw(record):
-    assert flaws.record_flaw(JID, record) is None
-    assert flaws.record_flaw(JID, json.loads(json.dumps(record))) is None
-    assert flaws.slot_flaw("exit", EXITED) is None and flaws.slot_flaw("ending", ENDING) is None
+    assert validation.record_flaw(JID, record) is None
+    assert validation.record_flaw(JID, json.loads(json.dumps(record))) is None
+    assert (
+        validation.slot_flaw("exit", EXITED) is None
+        and validation.slot_flaw("ending", ENDING) is None
+    )
 
 
 @pytest.mark.parametrize("path", PATHS, ids=".".join)
 def test_every_key_is_needed(path):
     wrong = changed(RUNNING, path, 1.5 if path[-1] in ("progress", "spec") else {"a": []})
-    assert flaws.record_flaw(JID, wrong) is not None
+    assert validation.record_flaw(JID, wrong) is not None
     lacking = copy.deepcopy(RUNNING)
     where = lacking
     for key in path[:-1]:
@@ -136,7 +145,7 @@ def test_every_key_is_needed(path):
     del where[path[-1]]
     # Without its private part the record would be the builtin's.
     ours = path != (schema.PRIVATE,) and path[-1] not in OPTIONAL
-    assert (flaws.record_flaw(JID, lacking) is not None) == ours
+    assert (validation.record_flaw(JID, lacking) is not None) == ours
 
 
 @pytest.mark.parametrize(
@@ -168,15 +177,15 @@ def test_every_key_is_needed(path):
     ],
 )
 def test_a_flaw_is_told_in_a_sentence(record, says):
-    assert says in flaws.record_flaw(JID, record)
+    assert says in validation.record_flaw(JID, record)
 
 
-@pytest.mark.parametrize("status", ["x", None, True, 1.5, -1, 0x7F, 0xFFFF, 1 << 16, [3]])
-def test_an_exit_slot_of_wrong_types_counts_as_none(status):
+@pytest.mark.parametrize("code", ["x", None, True, 1.5, -1, 0x7F, 0xFFFF, 1 << 16, [3]])
+def test_an_exit_slot_of_wrong_types_counts_as_none(code):
     with a_job() as job:
         put(job.results_file, json.dumps(RUNNING).encode())
-        job.fill("exit", {"status": status, "epoch": 1.0, "monotonic": 1.0})
-        assert job.slot("exit") is None and job.spoilt("exit")
+        job.fill("exit", {"status": code, "epoch": 1.0, "monotonic": 1.0})
+        assert job.slot("exit") is None and job.is_corrupt("exit")
         found = assert_clear(job)
         assert (found["state"], found["reason"], found["rc"]) == ("lost", "record damaged", None)
         put(job.results_file, b"")
@@ -190,7 +199,7 @@ def test_a_spoilt_slot(slot, content):
     with a_job() as job:
         put(job.results_file, json.dumps(RUNNING).encode())
         put(job.path(slot), content)
-        assert job.slot(slot) is None and job.spoilt(slot) == bool(content)
+        assert job.slot(slot) is None and job.is_corrupt(slot) == bool(content)
         assert assert_clear(job)["state"] == "lost"
 
 
@@ -202,7 +211,7 @@ def test_a_slot_that_is_no_file_is_refused(slot, make):
         os.unlink(job.path(slot))
         make(job.path(slot))
         with pytest.raises(JobError, match="not a file"):
-            looking.look(job)
+            status.look(job)
 
 
 def test_a_record_cut_off_anywhere_is_damaged():
@@ -213,10 +222,10 @@ def test_a_record_cut_off_anywhere_is_damaged():
             put(job.results_file, whole[:length])
             with pytest.raises(DamagedRecord, match="empty|not JSON"):
                 job.read_record()
-            found = looking.look(job)
+            found = status.look(job)
             assert (found["state"], found["rc"], found["reason"]) == ("failed", 3, "record damaged")
         put(job.results_file, whole)
-        assert looking.look(job)["reason"] is None
+        assert status.look(job)["reason"] is None
 
 
 def test_without_a_record_the_slots_tell_how_the_job_ended():
@@ -298,13 +307,13 @@ def test_a_copy_takes_the_place_of_a_damaged_record_until_the_job_has_ended(laun
     copied = job.read_record()
     assert copied["durable_jobs"].pop("flaw") == "it is empty"
     assert copied == first
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["cmd"]) == ("running", first["cmd"])
     launcher.release()
     with open(job.results_file, "rb") as record:
-        until(lambda: looking.look(job)["finished"])
+        until(lambda: status.look(job)["finished"])
         assert record.read() == b"", "the final record is a new file"
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["rc"], found["stdout"], found["reason"]) == (
         "failed",
         3,

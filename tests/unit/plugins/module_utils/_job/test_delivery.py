@@ -17,11 +17,11 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     delivery,
-    looking,
+    host,
     notifying,
     outbox,
     sinks,
-    store,
+    status,
 )
 from ansible_collections.durable.jobs.tests.unit.receiver import (
     SECRET,
@@ -48,7 +48,7 @@ def asked(*entries, **changes):
 
 
 def notifications(job):
-    return looking.look(job, show="none")["notifications"]
+    return status.look(job, show="none")["notifications"]
 
 
 def counts(job):
@@ -268,7 +268,7 @@ def test_a_python_without_ssl_says_so(monkeypatch):
 def test_the_end_of_a_job_does_not_wait_for_a_receiver_that_hangs(launcher, receiver):
     receiver.behaviour = "hang"
     job = launcher.shell(FAILED, **asked({"url": receiver.url, "http_timeout": 60}))
-    found = looking.wait(job, PATIENCE)
+    found = status.wait(job, PATIENCE)
     assert found["finished"]
     until(lambda: receiver.requests)
     assert counts(job)["pending"] == 1
@@ -350,7 +350,7 @@ def test_the_pauses_double_and_vary_and_have_a_limit():
 
 def test_the_age_of_an_event_does_not_believe_a_clock_that_was_set():
     told = {"epoch": time.time() - 1e6, "monotonic": time.monotonic() - 5}
-    assert 5 <= outbox.age(dict(told, boot_id=store.boot_id())) < 60
+    assert 5 <= outbox.age(dict(told, boot_id=host.boot_id())) < 60
     assert outbox.age(dict(told, boot_id="another")) >= 1e6 - 1
 
 

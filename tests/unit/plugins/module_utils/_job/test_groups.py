@@ -13,7 +13,12 @@ import threading
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import cgroup, dbus, systemd, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    cgroup,
+    dbus,
+    processes,
+    systemd,
+)
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 CONTROLLERS = ("memory", "pids", "cpu")
@@ -145,7 +150,7 @@ def test_what_nothing_but_the_group_shows_to_be_the_jobs(contained, tmp_path):
     (ended,) = contained(asked("/bin/sh", "-c", line, "sh", escaped, timeout=2.0, grace=0.2))
     assert (ended["state"], ended["survivors"]) == ("timed_out", [])
     with open(pid, encoding="ascii") as source:
-        found = tree.process(int(source.read()))
+        found = processes.process(int(source.read()))
     assert found is None or found.zombie
 
 

@@ -9,9 +9,9 @@ import os
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import call, store, way
+from ansible_collections.durable.jobs.plugins.module_utils._job import call, host, trust
 
-ME = store.user_name(os.geteuid())
+ME = host.user_name(os.geteuid())
 
 
 class Entry:
@@ -34,7 +34,7 @@ def homes(tmp_path, monkeypatch):
         (names / f"of {user}.jid").write_text(f"{jid} \n")
         (names / f"forgotten {user}.jid").write_text("j9.9 \n")
     monkeypatch.setattr(
-        way.pwd, "getpwall", lambda: [Entry(user, tmp_path / user) for user in folders]
+        trust.pwd, "getpwall", lambda: [Entry(user, tmp_path / user) for user in folders]
     )
     monkeypatch.setenv("HOME", str(tmp_path / ME))
     monkeypatch.delenv("ANSIBLE_ASYNC_DIR", raising=False)
@@ -58,7 +58,7 @@ def test_a_hint_sends_nobody_to_himself(homes, by):
     text = call.why_absent("/elsewhere", *asked)
     assert text.endswith(f"; there is one in {homes[ME]}: set async_dir to that")
     assert "become_user" not in text
-    assert list(way.whose("/elsewhere")) == [f"user deploy in {homes['deploy']}"]
+    assert list(trust.whose("/elsewhere")) == [f"user deploy in {homes['deploy']}"]
 
 
 @pytest.mark.usefixtures("homes")

@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
+    processes,
     runner,
     schema,
+    status,
     stopping,
-    tree,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
 
 
@@ -89,7 +90,9 @@ def test_nothing_of_ours_is_left_after_the_end(launcher):
     job = launcher.shell("true")
     pids = launcher.keeper(job)
     launcher.finished(job)
-    until(lambda: all(tree.process(pid) is None for pid in pids), "the end of keeper and runner")
+    until(
+        lambda: all(processes.process(pid) is None for pid in pids), "the end of keeper and runner"
+    )
     assert not job.is_held("keeper") and not job.is_held("runner")
     assert sorted(os.listdir(os.path.dirname(job.path("x")))) == [
         "ending",
@@ -129,7 +132,9 @@ def test_many_jobs_from_one_launcher_answer_in_order(launcher):
 def test_the_launcher_leaves_no_zombie_and_returns_though_jobs_run(launcher):
     launcher.raw(request("sleep", "60"), request("/nope"))
     me = os.getpid()
-    assert not [one for one in tree.all_processes().values() if one.parent == me and one.zombie]
+    assert not [
+        one for one in processes.all_processes().values() if one.parent == me and one.zombie
+    ]
 
 
 # -- what cannot be launched ------------------------------------------------------------------------------------------
@@ -164,7 +169,7 @@ def test_a_script_whose_interpreter_is_missing(launcher, tmp_path):
 
 
 def children(pid):
-    return [one for one in tree.all_processes().values() if one.parent == pid]
+    return [one for one in processes.all_processes().values() if one.parent == pid]
 
 
 @pytest.mark.parametrize("_round", range(20))
@@ -179,11 +184,11 @@ def test_what_runs_has_a_record_whenever_the_keeper_is_killed(launcher, tmp_path
         process.stdin.close()
         until(lambda: children(process.pid) or process.poll() is not None)
         for one in children(process.pid):
-            tree.send(one, signal.SIGKILL)
+            processes.send(one, signal.SIGKILL)
         answer = json.loads(process.stdout.read())["jobs"][0]
     jids = [name for name in os.listdir(launcher.store.path) if name.startswith("j")]
     assert ("record" in answer) <= (len(jids) == 1)
-    final = looking.wait(launcher.store.job(jids[0]), PATIENCE) if jids else None
+    final = status.wait(launcher.store.job(jids[0]), PATIENCE) if jids else None
     if (tmp_path / "ran").exists():
         assert final["state"] == "succeeded"
     else:
@@ -386,16 +391,16 @@ def keeper_of(launcher, job):
     """Return the pid of the job's present keeper: the first one, or the child of the runner that replaced it."""
     first, runner = launcher.keeper(job)
     command = job.read_record()["durable_jobs"]["command"]["pid"]
-    table = tree.all_processes().values()
+    table = processes.all_processes().values()
     later = [one.pid for one in table if one.parent == runner and one.pid != command]
     return later[0] if later else first
 
 
 def kill_keeper(launcher, job):
     """Kill the keeper, and wait until the runner has given the job a new one."""
-    old = tree.process(keeper_of(launcher, job))
+    old = processes.process(keeper_of(launcher, job))
     os.kill(old.pid, signal.SIGKILL)
-    until(lambda: not tree.is_alive(old.pid, old.started))
+    until(lambda: not processes.is_alive(old.pid, old.started))
     until(lambda: job.is_held("keeper"), "a new keeper")
 
 
@@ -478,7 +483,7 @@ def test_a_job_of_another_boot_is_not_adopted(launcher):
         json.dump(record, file)
     launcher.raw(adopt=[job.jid])
     assert not job.is_held("keeper"), "a pid and a start time say nothing after a reboot"
-    assert looking.look(job)["reason"] == "rebooted"
+    assert status.look(job)["reason"] == "rebooted"
 
 
 @pytest.mark.parametrize("end", [0, 3, 255, -signal.SIGKILL, -signal.SIGQUIT])
@@ -492,11 +497,11 @@ def test_the_runner_knows_the_status_before_it_reaps_the_command(end):
                 )  # who runs the tests in the background ignores it
             os.kill(os.getpid(), -end)
         os._exit(end)
-    assert runner._ended(command) is None or tree.process(command).zombie
-    until(lambda: tree.process(command).zombie, "the end of the command")
-    status = runner._ended(command)
-    assert schema.exit_outcome(status)[1] == end
-    assert os.waitpid(command, 0) == (command, status), "it was still there to be reaped"
+    assert runner._ended(command) is None or processes.process(command).zombie
+    until(lambda: processes.process(command).zombie, "the end of the command")
+    code = runner._ended(command)
+    assert schema.exit_outcome(code)[1] == end
+    assert os.waitpid(command, 0) == (command, code), "it was still there to be reaped"
 
 
 def test_the_keeper_learns_the_status_when_the_runner_is_killed(launcher):
@@ -549,7 +554,7 @@ def test_a_number_that_no_parameter_can_have_leaves_nothing(launcher, changes, s
             launcher("sleep", "60", **changes, **named)
     assert os.listdir(launcher.store.path) == [".durable"]
     assert os.listdir(launcher.store.private_path("jobs")) == []
-    assert launcher.store.latest("nap") is None
+    assert latest_job(launcher.store, "nap") is None
 
 
 def test_a_command_that_gives_up_before_its_gate_opens_says_why_and_leaves_nothing(launcher):

@@ -11,7 +11,7 @@ import tracemalloc
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import schema, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import processes, removing, schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.listing import UNKNOWN, Listing
 from ansible_collections.durable.jobs.tests.unit.support import until
@@ -112,7 +112,9 @@ def test_the_state_is_the_true_one_and_is_written_down_unless_it_may_not_be(laun
     pids = (keeper, runner, job.read_record()["durable_jobs"]["command"]["pid"])
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: all(tree.process(pid) is None or tree.process(pid).zombie for pid in pids))
+    until(
+        lambda: all(processes.process(pid) is None or processes.process(pid).zombie for pid in pids)
+    )
     assert jids(launcher, states=["running"], settle=False) == []
     assert jids(launcher, states=["lost"], settle=settle) == [job.jid]
     assert job.read_record()["finished"] is settle
@@ -165,19 +167,19 @@ def test_a_damaged_record_is_shown_in_its_place_and_hides_nothing(launcher, tmp_
     for job in (before, after):
         launcher.finished(job)
     number = int(before.jid[1:].partition(".")[0])
-    spoilt = ["j%d.%d" % (number + 1, kind) for kind in range(8)]
-    for jid, content in zip(spoilt, ["", "{", "[]", '{"durable_jobs": {}}', "\0" * 5000]):
+    is_corrupt = ["j%d.%d" % (number + 1, kind) for kind in range(8)]
+    for jid, content in zip(is_corrupt, ["", "{", "[]", '{"durable_jobs": {}}', "\0" * 5000]):
         write(launcher, jid, content)
     path = launcher.store.path
-    os.mkfifo(os.path.join(path, spoilt[5]))
-    os.mkdir(os.path.join(path, spoilt[6]))
-    os.symlink(tmp_path / "elsewhere", os.path.join(path, spoilt[7]))
+    os.mkfifo(os.path.join(path, is_corrupt[5]))
+    os.mkdir(os.path.join(path, is_corrupt[6]))
+    os.symlink(tmp_path / "elsewhere", os.path.join(path, is_corrupt[7]))
     found = listing(launcher).newest(0)
-    assert [job["ansible_job_id"] for job in found] == [after.jid, *spoilt[::-1], before.jid]
+    assert [job["ansible_job_id"] for job in found] == [after.jid, *is_corrupt[::-1], before.jid]
     for job in found[1:-1]:
         assert (job["state"], job["reason"], job["rc"]) == ("lost", "record damaged", None)
         assert job["results_file"] in job["msg"] and "damaged: it" in job["msg"]
-    assert jids(launcher, states=["lost"]) == spoilt[::-1]
+    assert jids(launcher, states=["lost"]) == is_corrupt[::-1]
 
 
 def test_names_that_are_no_jids_are_no_jobs(launcher):
@@ -295,5 +297,5 @@ def test_jobs_that_are_removed_meanwhile_are_not_there(launcher):
     first = next(found)[1]
     rest = [job for job in made if job.jid != first]
     for job in rest:
-        job.remove()
+        removing.remove(job)
     assert list(found) == [] and asked.missing == []

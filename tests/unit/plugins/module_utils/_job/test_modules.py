@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    flaws,
-    looking,
     modules,
     schema,
     staging,
+    status,
     stopping,
+    validation,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
@@ -160,13 +160,13 @@ def test_colliding_keys_are_neither_misread_nor_lost(module):
         own.pop(key)
     assert record["module_result"] == own
     job = module.launcher.jobs[-1]
-    seen = looking.look(job)
+    seen = status.look(job)
     assert (seen["ansible_job_id"], seen["state"], seen["name"]) == (job.jid, "succeeded", None)
     assert (seen["started"], seen["finished"], seen["changed"]) == (True, True, True)
     assert (seen["erased"], seen["output_error"], seen["module"]) == (None, None, "acme.web.site")
     assert (seen["msg"], seen["cmd"]) == ('["a", 1]', "acme.web.site")
     assert "survivors" not in seen
-    assert flaws.record_flaw(job.jid, record) is None
+    assert validation.record_flaw(job.jid, record) is None
 
 
 def test_the_record_is_what_the_builtin_reads(module):
@@ -234,7 +234,7 @@ def test_no_result(module, lines, problem):
     record = module.launcher.finished(module(*lines, "print('end of stderr', file=sys.stderr)"))
     assert (record["state"], record["rc"], record["module_result"]) == ("failed", 3, None)
     assert f"module acme.test.thing gave no result: {problem} (rc 3)" in record["msg"]
-    assert flaws.record_flaw(record["ansible_job_id"], record) is None
+    assert validation.record_flaw(record["ansible_job_id"], record) is None
 
 
 def test_no_result_and_exit_0_is_a_failure(module):
@@ -303,7 +303,7 @@ def test_a_hidden_job_tells_nothing_but_its_end(module):
     assert (record["changed"], record["module_result"]) == (True, None)
     assert "hush" not in json.dumps(record)
     job = module.launcher.jobs[-1]
-    shown = looking.look(job, reveal=True)
+    shown = status.look(job, reveal=True)
     assert (shown["secret"], shown["msg"], shown["state"]) == ("hush", "hush", "failed")
 
 
@@ -318,7 +318,7 @@ def test_a_record_without_room_is_completed_by_its_reader(module):
     bare["durable_jobs"] = dict(record["durable_jobs"], bare=True)
     with open(job.results_file, "w", encoding="utf-8") as sink:
         json.dump(bare, sink)
-    seen = looking.look(job)
+    seen = status.look(job)
     assert (seen["stdout"], seen["facts"], seen["changed"]) == (own["stdout"], own["facts"], True)
     assert seen["module_result"]["facts"] == own["facts"]
 
@@ -347,9 +347,9 @@ def test_a_result_that_no_record_can_hold_is_read_anew_from_the_output(module, r
         "its result is too large for this record, and whole in %s" % job.path("stdout")
         in record["msg"]
     )
-    seen = looking.look(job)
+    seen = status.look(job)
     assert (seen["state"], seen["module_result"]) == ("succeeded", own)
-    assert looking.judged(job)["state"] == "succeeded"
+    assert status.judged(job)["state"] == "succeeded"
 
 
 JSON_VALUES = st.recursive(
@@ -405,7 +405,7 @@ def test_whatever_a_module_returns_its_record_is_one(ended, own):
         json.dump(own, sink)
     merged = modules.merge(job, final, job.slot("exit"))
     written = json.loads(json.dumps(merged))
-    assert flaws.record_flaw(job.jid, written) is None, written
+    assert validation.record_flaw(job.jid, written) is None, written
 
 
 # -- the keyword async ------------------------------------------------------------------------------------------------
@@ -425,7 +425,7 @@ def test_a_job_of_the_keyword_is_known_by_its_record(module):
     assert record["durable_jobs"]["keyword"] == {"check_mode": True}
     for wrong in (None, True, {}, {"check_mode": "no"}):
         record["durable_jobs"]["keyword"] = wrong
-        flaw = flaws.record_flaw(record["ansible_job_id"], record)
+        flaw = validation.record_flaw(record["ansible_job_id"], record)
         assert flaw == "it has an impossible keyword"
 
 
@@ -458,7 +458,7 @@ def test_its_files_go_when_it_is_killed_with_its_keeper(module):
     for one in module.launcher.processes(job):
         os.kill(one.pid, signal.SIGKILL)
     found = until(
-        lambda: next((one for one in [looking.look(job)] if one["finished"]), None), "its loss"
+        lambda: next((one for one in [status.look(job)] if one["finished"]), None), "its loss"
     )
     assert (found["state"], found["module"]) == ("lost", "acme.test.thing")
     assert "it ran module acme.test.thing" in found["msg"]

@@ -16,12 +16,14 @@ import sys
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
+    processes,
+    removing,
     schema,
+    status,
     stopping,
-    tree,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 ROUNDS = int(os.environ.get("DURABLE_JOBS_ROUNDS", "5"))  # test-faults runs more
@@ -41,7 +43,7 @@ def only(launcher, asked):
 
 
 def latest(launcher):
-    return launcher.store.latest("work")
+    return latest_job(launcher.store, "work")
 
 
 # -- the decision -----------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ def test_a_lost_job_counts_as_failed(launcher):
     os.kill(pids[1], signal.SIGSTOP)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: looking.look(job)["finished"])
+    until(lambda: status.look(job)["finished"])
     assert "record" in only(launcher, named("sleep 60", rerun="on_failure"))
 
 
@@ -163,7 +165,7 @@ def test_a_launch_that_fails_leaves_the_name_as_it_was(launcher):
     assert "error" in only(launcher, broken)
     assert latest(launcher).jid == good
     assert "error" in only(launcher, {**broken, "name": "new"})
-    assert launcher.store.latest("new") is None
+    assert latest_job(launcher.store, "new") is None
 
 
 def test_one_call_with_a_name_twice_starts_it_once(launcher):
@@ -174,7 +176,7 @@ def test_one_call_with_a_name_twice_starts_it_once(launcher):
 def test_a_cleaned_up_job_is_no_longer_meant(launcher):
     only(launcher, named("true"))
     launcher.finished(launcher.jobs[-1])
-    launcher.jobs[-1].remove()
+    removing.remove(launcher.jobs[-1])
     assert latest(launcher) is None
 
 
@@ -254,8 +256,8 @@ def test_stopping_a_finished_job_changes_nothing(launcher):
 def test_nonsense_in_the_mailbox_harms_nothing(launcher):
     job = launcher.gated("echo fine")
     with open(job.path("keeper"), "wb", buffering=0) as mailbox:
-        for mail in (b"\xff\0\n", b"[]\n", b'{"signal": "x"}\n', b"{}\n", b"x" * 5000):
-            mailbox.write(mail)
+        for received in (b"\xff\0\n", b"[]\n", b'{"signal": "x"}\n', b"{}\n", b"x" * 5000):
+            mailbox.write(received)
     launcher.release()
     assert launcher.finished(job)["stdout"] == "fine"
 
@@ -268,14 +270,14 @@ def crowd(launcher, *requests):
     arguments = [sys.executable, "-I", "-S", launcher.program]
     with contextlib.ExitStack() as stack:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        processes = [
+        members = [
             stack.enter_context(subprocess.Popen(arguments, **pipes)) for _request in requests
         ]
-        for process, asked in zip(processes, requests):
+        for process, asked in zip(members, requests):
             data = {"async_dir": launcher.store.path, "jobs": [asked]}
             process.stdin.write(json.dumps(data).encode())
             process.stdin.close()
-        answers = [json.loads(process.stdout.read())["jobs"][0] for process in processes]
+        answers = [json.loads(process.stdout.read())["jobs"][0] for process in members]
     jids = [one["record"]["ansible_job_id"] for one in answers if "record" in one]
     launcher.jobs += [launcher.store.job(jid) for jid in jids]
     return answers
@@ -317,5 +319,7 @@ def test_whoever_decides_may_be_killed_at_any_moment(launcher, _round, tmp_path)
     until(lambda: os.path.exists(tmp_path / "ran") and (tmp_path / "ran").read_text())
     assert (tmp_path / "ran").read_text() == "\n", "it ran once, whoever started it"
     assert [
-        one for one in tree.all_processes().values() if one.parent == os.getpid() and one.zombie
+        one
+        for one in processes.all_processes().values()
+        if one.parent == os.getpid() and one.zombie
     ] == []

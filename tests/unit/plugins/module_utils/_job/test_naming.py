@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import naming
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import MissingRecord
 from ansible_collections.durable.jobs.tests.unit.support import request
 
 KEY = b"k" * 32

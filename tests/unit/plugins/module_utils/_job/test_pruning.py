@@ -15,11 +15,12 @@ import time
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
     pruning,
     removing,
+    status,
     store,
 )
+from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job, lock_name
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -82,7 +83,7 @@ def test_without_a_limit_all_that_has_finished_goes_and_nothing_else(launcher):
     assert left(launcher.store) == [live.jid]
     assert os.listdir(launcher.store.private_path("jobs")) == [live.jid]
     assert os.listdir(launcher.store.private_path("gone")) == []
-    assert looking.look(live)["state"] == "running"
+    assert status.look(live)["state"] == "running"
     again = job_prune(launcher.store)
     assert (again["changed"], again["pruned"], again["bytes_freed"]) == (False, [], 0)
     assert again["msg"] == "nothing to remove"
@@ -150,7 +151,7 @@ def test_check_mode_lists_exactly_what_goes_and_touches_nothing(launcher):
     lost = launcher.ready("echo ready; exec sleep 61")
     keeper, runner = launcher.keeper(lost)
     os.kill(runner, signal.SIGSTOP)
-    command = looking.judged(lost)["durable_jobs"]["command"]["pid"]
+    command = status.judged(lost)["durable_jobs"]["command"]["pid"]
     for pid in (keeper, runner, command):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not lost.is_held("keeper") and not lost.is_held("runner"))
@@ -187,7 +188,7 @@ def test_a_queued_job_stays(launcher):
     (finished,) = done(launcher, "true")
     assert job_prune(launcher.store)["kept"] == 2
     assert left(launcher.store) == sorted([running.jid, queued.jid])
-    assert looking.look(queued)["state"] == "queued"
+    assert status.look(queued)["state"] == "queued"
     assert finished.jid not in left(launcher.store)
 
 
@@ -199,7 +200,7 @@ def test_an_unsupervised_job_stays(launcher):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
     assert job_prune(launcher.store)["kept"] == 1
-    assert looking.look(job)["reason"] == "unsupervised"
+    assert status.look(job)["reason"] == "unsupervised"
 
 
 def test_a_clock_that_was_set_forward_makes_no_job_older(launcher):
@@ -233,9 +234,9 @@ def test_a_name_is_forgotten_with_its_last_job_and_can_be_launched_again(launche
     named(launcher, "true")
     assert names(job_prune(launcher.store)) == ["work", "work"]
     assert os.listdir(launcher.store.private_path("names")) == []
-    assert launcher.store.latest("work") is None
+    assert latest_job(launcher.store, "work") is None
     job = named(launcher, "true", rerun="never")
-    assert launcher.store.latest("work").jid == job.jid
+    assert latest_job(launcher.store, "work").jid == job.jid
 
 
 def test_a_name_means_the_latest_job_that_is_left_however_many_have_gone(launcher):
@@ -245,7 +246,7 @@ def test_a_name_means_the_latest_job_that_is_left_however_many_have_gone(launche
     for _number in range(3):
         named(launcher, "exit 1")
     assert len(job_prune(launcher.store, states=["failed"])["pruned"]) == 3
-    assert launcher.store.latest("work").jid == kept.jid
+    assert latest_job(launcher.store, "work").jid == kept.jid
     answer = launcher.raw(request("true", name="work", spec={}, rerun="never"))[0]
     assert answer == {"decision": "keep", "jid": kept.jid}
 
@@ -262,15 +263,15 @@ def test_what_a_killed_prune_has_left_of_names_is_mended(launcher):
 
 def test_a_name_about_which_somebody_decides_is_left_alone(launcher):
     job = named(launcher, "true")
-    lock = launcher.store.lock_name("work")
+    lock = lock_name(launcher.store, "work")
     try:
         assert names(job_prune(launcher.store)) == ["work"]
         assert removing.names(launcher.store) == ["work"]
-        assert launcher.store.latest("work") is None
+        assert latest_job(launcher.store, "work") is None
     finally:
         os.close(lock)
     job = named(launcher, "true")
-    assert launcher.store.latest("work").jid == job.jid
+    assert latest_job(launcher.store, "work").jid == job.jid
 
 
 # -- what is not as it should be ---------------------------------------------------------------------------------------
@@ -297,17 +298,17 @@ def test_jobs_of_async_go_when_they_have_finished(launcher):
 
 
 def test_a_damaged_record_goes_as_lost_or_by_its_exit_status(launcher):
-    spoilt, known = done(launcher, "true", "exit 3")
-    for job in (spoilt, known):
+    is_corrupt, known = done(launcher, "true", "exit 3")
+    for job in (is_corrupt, known):
         with open(job.results_file, "w", encoding="ascii") as target:
             target.write("spoilt")
-    os.unlink(spoilt.path("exit"))
+    os.unlink(is_corrupt.path("exit"))
     live = launcher("sleep", "61")
     with open(live.results_file, "w", encoding="ascii") as target:
         target.write("spoilt")
     os.unlink(live.path("record"))
     found = job_prune(launcher.store, states=["lost"])
-    assert [one["ansible_job_id"] for one in found["pruned"]] == [spoilt.jid]
+    assert [one["ansible_job_id"] for one in found["pruned"]] == [is_corrupt.jid]
     found = job_prune(launcher.store)
     assert [(one["ansible_job_id"], one["state"]) for one in found["pruned"]] == [
         (known.jid, "failed")
@@ -335,7 +336,7 @@ def test_a_record_that_cannot_be_removed_keeps_its_folder(launcher):
     os.makedirs(os.path.join(job.results_file, "full"))
     assert job_prune(launcher.store)["failed_jobs"] == [job.jid]
     assert sorted(os.listdir(job.path("")))[:2] == ["ending", "exit"]
-    assert looking.look(job)["rc"] == 3
+    assert status.look(job)["rc"] == 3
 
 
 def test_without_an_async_dir_there_is_nothing_to_remove(tmp_path):

@@ -13,8 +13,8 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import MissingRecord
 from ansible_collections.durable.jobs.plugins.module_utils._job.reading import UNSURE, Reader
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import MissingRecord
 from ansible_collections.durable.jobs.tests.unit.support import until
 
 LONG = 60  # seconds; a wait that lasts so long has missed what it waited for
@@ -252,7 +252,7 @@ def test_waiting_ends_after_its_time(launcher):
 def test_an_end_whose_bell_has_not_rung_is_seen_by_the_last_look(launcher):
     job = launcher.gated("exit 0")
     reader = reading(job)
-    # Somebody else who has the other end open keeps the bell from ringing, as a keeper does that is not gone yet.
+    # Somebody else who has the other end open delays the hang-up, as a keeper does that is not gone yet.
     fd = os.open(job.path("keeper"), os.O_RDWR)
     launcher.release()
     launcher.finished(job)

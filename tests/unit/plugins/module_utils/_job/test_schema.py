@@ -14,7 +14,7 @@ from ansible_collections.durable.jobs.plugins.module_utils import _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
-DESIGN = Path(_job.__file__).parents[3] / "docs" / "design.md"
+DESIGN = Path(_job.__file__).parents[3] / "docs" / "design" / "verdicts.md"
 KINDS = ("queued", "keeper", "exited", "same_boot", "runner", "command", "left", "damaged")
 
 
@@ -23,7 +23,7 @@ def all_evidence():
 
 
 def documented_verdict(evidence):
-    """Apply the table of docs/design.md: the first row that fits."""
+    """Apply the table of docs/design/verdicts.md: the first row that fits."""
     rows = re.findall(
         r"^\| %s`(\S+)` \| ([^|]+) \|" % (r"(yes|no|any) \| " * 7),
         DESIGN.read_text(),

@@ -12,13 +12,13 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import shutdown, store
+from ansible_collections.durable.jobs.plugins.module_utils._job import host, shutdown
 
 
 @pytest.fixture
 def systemctl(tmp_path, monkeypatch):
     """Return a function that sets what systemctl does, on a machine that systemd has booted."""
-    monkeypatch.setattr(store, "BOOTED", str(tmp_path))
+    monkeypatch.setattr(host, "BOOTED", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
     def does(script):
@@ -52,7 +52,7 @@ def test_without_systemctl_nobody_knows(tmp_path, monkeypatch):
 
 def test_without_systemd_nobody_is_asked(systemctl, tmp_path, monkeypatch):
     systemctl("echo stopping")
-    monkeypatch.setattr(store, "BOOTED", str(tmp_path / "missing"))
+    monkeypatch.setattr(host, "BOOTED", str(tmp_path / "missing"))
     assert shutdown.is_under_way() is False
 
 

@@ -15,7 +15,7 @@ import time
 import pytest
 from ansible.modules import async_wrapper
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import async_jobs, tree
+from ansible_collections.durable.jobs.plugins.module_utils._job import async_jobs, processes
 from ansible_collections.durable.jobs.tests.faults import modules
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
@@ -250,14 +250,14 @@ class Wrapper:
     def processes(self):
         """Return those that are alive, the module and what it has started included: they share a mark of their own."""
         mark = self.folder.encode()
-        table = tree.all_processes()
+        table = processes.all_processes()
         mine = {pid for pid in table if mark in b" ".join(async_jobs.read_words(pid, "cmdline"))}
-        mine |= tree.descendants(table, mine)
+        mine |= processes.descendants(table, mine)
         return [table[pid] for pid in mine if not table[pid].zombie]
 
     def close(self):
         for one in self.processes():
-            tree.send(one, signal.SIGKILL)
+            processes.send(one, signal.SIGKILL)
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def test_a_job_of_async_is_stopped_with_all_its_processes(launcher, wrapped):
     assert len(before) >= 4
     found = job_stop(launcher.store, job.jid, _told={"controller": CONTROLLER})
     assert (found["changed"], found["stopped_jobs"]) == (True, [job.jid]), found
-    assert not any(tree.is_alive(one.pid, one.started) for one in before)
+    assert not any(processes.is_alive(one.pid, one.started) for one in before)
     (stopped,) = found["jobs"]
     assert (stopped["state"], stopped["rc"], stopped["finished"]) == ("stopped", -15, True)
     assert stopped["stopped_by"]["controller_user"] == "ada"

@@ -11,15 +11,15 @@ import subprocess
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import store, way
+from ansible_collections.durable.jobs.plugins.module_utils._job import host, removing, store, trust
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import (
     SLOT_BYTES,
     DamagedRecord,
     MissingRecord,
 )
 
-ME = store.user_name(os.geteuid())
+ME = host.user_name(os.geteuid())
 
 
 @pytest.fixture
@@ -208,8 +208,8 @@ def test_a_lock_ends_with_its_holder_and_wakes_who_watches(job):
 
 def test_remove_leaves_nothing(job, place):
     job.publish({"state": "running"})
-    job.remove()
-    job.remove()
+    removing.remove(job)
+    removing.remove(job)
     assert os.listdir(place.path) == [".durable"]
     assert os.listdir(place.private_path("jobs")) == []
 
@@ -252,8 +252,10 @@ def test_whose_names_another_users_dir(tmp_path, monkeypatch):
     class Entry:
         pw_name, pw_dir = "somebody", str(tmp_path)
 
-    monkeypatch.setattr(way.pwd, "getpwall", lambda: [Entry])
+    monkeypatch.setattr(trust.pwd, "getpwall", lambda: [Entry])
     (tmp_path / ".ansible_async").mkdir()
     (tmp_path / ".ansible_async" / "j1.2").write_text(json.dumps({}))
-    assert list(way.whose("/elsewhere", "j1.2")) == [f"user somebody in {tmp_path}/.ansible_async"]
-    assert not list(way.whose("/elsewhere", "j9.9"))
+    assert list(trust.whose("/elsewhere", "j1.2")) == [
+        f"user somebody in {tmp_path}/.ansible_async"
+    ]
+    assert not list(trust.whose("/elsewhere", "j9.9"))

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 
+from ansible_collections.durable.jobs.plugins.module_utils._job import removing
 from ansible_collections.durable.jobs.plugins.module_utils._job import waiting as waits
 from ansible_collections.durable.jobs.plugins.module_utils._job.references import references
 from ansible_collections.durable.jobs.tests.unit.support import request, until
@@ -233,7 +234,7 @@ def test_a_record_that_is_removed_meanwhile(launcher):
     jobs = [launcher.shell("exit 0"), launcher.gated("exit 0")]
     launcher.finished(jobs[0])
     waiting = waiter(launcher, *jobs)
-    jobs[0].remove()
+    removing.remove(jobs[0])
     launcher.release()
     wait(waiting, "all_finished")
     assert states(waiting) == ["succeeded", "succeeded"], "it was seen to have succeeded"

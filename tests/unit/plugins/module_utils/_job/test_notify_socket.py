@@ -17,11 +17,11 @@ import time
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
-    looking,
-    reports,
+    notify_socket,
+    processes,
     schema,
+    status,
     stopping,
-    tree,
 )
 from ansible_collections.durable.jobs.tests.unit.support import Launcher, request, until
 
@@ -56,7 +56,7 @@ def reached(job):
 
 
 def progress(job):
-    found = looking.look(job, show="none")["progress"]
+    found = status.look(job, show="none")["progress"]
     return found and (found["percent"], found["status"])
 
 
@@ -113,7 +113,7 @@ def test_a_command_that_reports_nothing_has_no_progress_and_leaves_nothing(launc
     say(job, "READY=1", "WATCHDOG=1", "STOPPING=1")
     launcher.release()
     assert launcher.finished(job)["progress"] is None
-    assert looking.look(job)["progress"] is None
+    assert status.look(job)["progress"] is None
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_flood_is_read_written_seldom_and_its_last_message_counts(launcher):
             seen.add(os.stat(job.path("progress")).st_mtime_ns)
         except FileNotFoundError:
             pass
-    assert len(seen) <= (time.monotonic() - begin) / reports.SAVE_INTERVAL + 2
+    assert len(seen) <= (time.monotonic() - begin) / notify_socket.SAVE_INTERVAL + 2
     assert launcher.finished(job)["progress"]["status"] == "4999"
 
 
@@ -234,8 +234,8 @@ def test_where_there_can_be_no_socket_nothing_is_told(launcher):
     job = launcher.store.create_job()
     assert job.fd >= 0
     os.rmdir(job.path(""))
-    assert not reports.listen(job) and job.inbox < 0
-    assert reports.environment(job, request("true"), 1) == {}
+    assert not notify_socket.listen(job) and job.inbox < 0
+    assert notify_socket.environment(job, request("true"), 1) == {}
 
 
 def test_nobody_elses_socket_is_passed_on_and_the_users_own_wins(launcher):
@@ -294,7 +294,7 @@ def test_a_job_that_has_lost_keeper_and_runner_gets_a_new_socket(launcher):
     until(lambda: is_heard(job, "X_PROGRESS=50"), "a new socket")
     reports_of(job, 50, "before")
     launcher.release()
-    found = until(lambda: next((one for one in [looking.look(job)] if one["finished"]), None))
+    found = until(lambda: next((one for one in [status.look(job)] if one["finished"]), None))
     assert (found["state"], found["progress"]["percent"]) == ("lost", 50)
 
 
@@ -334,7 +334,7 @@ def test_a_command_gets_the_time_that_it_asks_for(launcher):
     job = launcher.shell("sleep 100", timeout=5)
     say(job, "EXTEND_TIMEOUT_USEC=7500000")
     first = job.read_record()["deadline"]
-    until(lambda: looking.look(job)["deadline"] > first, "the later deadline")
+    until(lambda: status.look(job)["deadline"] > first, "the later deadline")
     say(job, "EXTEND_TIMEOUT_USEC=1")  # it is never taken back
     found = launcher.finished(job)
     assert (found["state"], found["reason"]) == ("timed_out", None)
@@ -347,7 +347,7 @@ def test_asking_for_less_than_there_is_changes_nothing(launcher):
     job = waits(launcher, timeout=50)
     say(job, "EXTEND_TIMEOUT_USEC=1000000", "X_PROGRESS=1")
     reports_of(job, 1, None)
-    assert looking.look(job)["deadline"] == job.read_record()["deadline"]
+    assert status.look(job)["deadline"] == job.read_record()["deadline"]
     launcher.release()
     found = launcher.finished(job)
     assert found["state"] == "succeeded" and found["deadline"] is not None
@@ -377,9 +377,9 @@ def test_what_is_no_time_extends_nothing(launcher, asked):
 def test_a_new_keeper_knows_the_extended_limit(launcher):
     job = waits(launcher, timeout=5)
     say(job, "EXTEND_TIMEOUT_USEC=60000000")
-    until(lambda: looking.look(job)["deadline"] > job.read_record()["deadline"])
+    until(lambda: status.look(job)["deadline"] > job.read_record()["deadline"])
     os.kill(launcher.keeper(job)[0], signal.SIGKILL)
-    until(lambda: looking.look(job)["elapsed"] > 5.3, "the first limit")
+    until(lambda: status.look(job)["elapsed"] > 5.3, "the first limit")
     launcher.release()
     assert launcher.finished(job)["state"] == "succeeded"
 
@@ -408,7 +408,7 @@ def test_a_job_that_gives_signs_of_life_is_left_alone_until_it_stops_doing_so(la
     while time.monotonic() < begin + 5:
         say(job, "WATCHDOG=1")
         time.sleep(0.1)
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"
     found = launcher.finished(job)
     assert found["reason"] == "watchdog" and found["elapsed"] > 8.5
 
@@ -439,7 +439,7 @@ def test_a_new_keeper_waits_for_signs_of_life_from_its_beginning(launcher):
     found = launcher.finished(job)
     assert (found["state"], found["reason"]) == ("timed_out", "watchdog")
     command = found["durable_jobs"]["command"]
-    assert not tree.is_alive(command["pid"], command["started"])
+    assert not processes.is_alive(command["pid"], command["started"])
 
 
 def test_the_watchdog_of_a_queued_job_counts_from_its_start(launcher):

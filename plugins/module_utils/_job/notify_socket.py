@@ -16,7 +16,8 @@ import select
 import struct
 import time
 
-from . import files, folder, schema
+from . import files, schema
+from .job import write_progress
 from .printable import printable
 
 TYPE_CHECKING = False
@@ -192,7 +193,7 @@ class Reports:
     def save(self, record: Record) -> None:
         """Show readers what has been reported."""
         try:
-            folder.report(self._job, self.shown(record))
+            write_progress(self._job, self.shown(record))
         except OSError:
             pass  # a full disk: readers see it later, at the latest in the final record
         self._saved, self._pending = time.monotonic(), False

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from ansible_collections.durable.jobs.plugins.module_utils._job import looking, stopping
+from ansible_collections.durable.jobs.plugins.module_utils._job import status, stopping
 from ansible_collections.durable.jobs.tests.unit.support import request, until
 
 
@@ -53,7 +53,7 @@ class Batch:
             pass
 
     def states(self):
-        return [looking.look(job, show="none")["state"] for job in self.jobs]
+        return [status.look(job, show="none")["state"] for job in self.jobs]
 
 
 def test_what_is_beyond_the_slots_is_queued(launcher):
@@ -64,7 +64,7 @@ def test_what_is_beyond_the_slots_is_queued(launcher):
     ]
     until(lambda: len(batch.begun()) == 2)
     assert batch.states() == ["running", "running", "queued", "queued"]
-    queued = looking.look(batch.jobs[3])
+    queued = status.look(batch.jobs[3])
     assert (queued["started"], queued["finished"], queued["rc"]) == (False, False, None)
     assert queued["start"] is None
     assert queued["deadline"] is None
@@ -96,7 +96,7 @@ def test_the_end_of_any_running_job_lets_the_next_one_start(launcher):
 def test_a_waiting_keeper_that_is_killed_loses_its_own_job_only(launcher):
     batch = Batch(launcher, 4, 1)
     os.kill(batch.answers[1]["record"]["durable_jobs"]["keeper"], signal.SIGKILL)
-    lost = until(lambda: looking.look(batch.jobs[1])["finished"] and looking.look(batch.jobs[1]))
+    lost = until(lambda: status.look(batch.jobs[1])["finished"] and status.look(batch.jobs[1]))
     assert (lost["state"], lost["reason"], lost["rc"]) == ("lost", "killed", None)
     assert batch.states() == ["running", "lost", "queued", "queued"], "nobody may overtake"
     batch.let()
@@ -143,7 +143,7 @@ def test_the_limit_of_a_queued_job_counts_from_its_start(launcher):
     )
     short = launcher.store.job(batch_of_short[1]["record"]["ansible_job_id"])
     time.sleep(0.5)
-    assert looking.look(short)["state"] == "queued"
+    assert status.look(short)["state"] == "queued"
     batch.let()
     record = launcher.finished(short)
     assert record["state"] == "succeeded"

@@ -16,12 +16,14 @@ import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import (
     async_jobs,
-    looking,
+    host,
+    processes,
+    removing,
+    status,
     store,
-    tree,
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
-from ansible_collections.durable.jobs.plugins.module_utils._job.folder import (
+from ansible_collections.durable.jobs.plugins.module_utils._job.record_io import (
     MissingRecord,
     lock_record,
 )
@@ -34,13 +36,15 @@ def kill_all(launcher, job):
     pids = (*launcher.keeper(job), job.read_record()["durable_jobs"]["command"]["pid"])
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: all(tree.process(pid) is None or tree.process(pid).zombie for pid in pids))
+    until(
+        lambda: all(processes.process(pid) is None or processes.process(pid).zombie for pid in pids)
+    )
 
 
 def test_a_running_job(launcher):
     job = launcher.shell("echo so far; sleep 60")
     until(lambda: os.stat(job.path("stdout")).st_size)
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["finished"], found["rc"], found["failed"], found["changed"]) == (
         "running",
         False,
@@ -64,35 +68,35 @@ def test_a_running_job(launcher):
 def test_how_much_output_is_shown(launcher, show, stdout):
     job = launcher.shell("head -c 5000 /dev/zero | tr '\\0' x; echo; echo end")
     launcher.finished(job)
-    found = looking.look(job, show=show)
+    found = status.look(job, show=show)
     assert found["stdout"] == stdout and found["stdout_bytes"] == 5005
 
 
 def test_waiting_ends_with_the_job_and_costs_no_processor_time(launcher):
     job = launcher.shell("sleep 1; echo done")
     before = time.process_time()
-    found = looking.wait(job, 60)
+    found = status.wait(job, 60)
     assert (found["state"], found["stdout"]) == ("succeeded", "done")
     assert time.process_time() - before < 0.2
 
 
 def test_waiting_ends_after_its_time(launcher):
     job = launcher.shell("sleep 60")
-    assert looking.wait(job, 0.3)["state"] == "running"
+    assert status.wait(job, 0.3)["state"] == "running"
 
 
 def test_a_wait_may_be_longer_than_the_kernel_knows(launcher):
     """poll(2) takes no more milliseconds than a month has."""
     job = launcher.gated("exit 3")
     threading.Timer(0.3, launcher.release).start()
-    assert looking.wait(job, 3653 * 86400.0)["rc"] == 3
+    assert status.wait(job, 3653 * 86400.0)["rc"] == 3
 
 
 def test_a_job_whose_processes_were_all_killed_is_lost_at_the_first_look_and_for_ever(launcher):
     job = launcher.shell("echo before; sleep 60")
     until(lambda: os.stat(job.path("stdout")).st_size)
     kill_all(launcher, job)
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["reason"], found["rc"], found["finished"], found["failed"]) == (
         "lost",
         "killed",
@@ -108,11 +112,11 @@ def test_a_reader_that_writes_a_verdict_down_is_not_taken_for_a_keeper(launcher)
     job = launcher.shell("sleep 60")
     kill_all(launcher, job)
     writing = lock_record(job, wait=False)
-    found = looking.look(launcher.store.job(job.jid))
+    found = status.look(launcher.store.job(job.jid))
     assert (found["state"], found["reason"]) == ("lost", "killed")
     assert not job.read_record()["finished"], "there is one writer at a time"
     os.close(writing)
-    assert looking.look(job)["state"] == "lost" and job.read_record()["finished"]
+    assert status.look(job)["state"] == "lost" and job.read_record()["finished"]
 
 
 def test_the_first_final_record_holds(launcher):
@@ -128,7 +132,7 @@ def test_a_reader_does_not_bring_back_what_has_been_cleaned_up(launcher):
     final = launcher.finished(job)
     late = launcher.store.job(job.jid)
     assert late.slot("exit")
-    job.remove()
+    removing.remove(job)
     with contextlib.suppress(MissingRecord, FileNotFoundError):
         late.conclude(final, by_reader=True)
     assert not os.path.exists(job.results_file)
@@ -141,7 +145,7 @@ def test_waiters_are_woken_by_a_death(launcher):
         time.sleep(0.3)
         kill_all(launcher, job)
         os._exit(0)
-    assert looking.wait(job, 60)["state"] == "lost"
+    assert status.wait(job, 60)["state"] == "lost"
     os.waitpid(pid, 0)
 
 
@@ -152,18 +156,18 @@ def test_an_exit_record_decides_when_nobody_wrote_the_final_one(launcher):
     os.kill(runner, signal.SIGSTOP)
     os.kill(keeper, signal.SIGKILL)
     until(lambda: not job.is_held("keeper"))
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["reason"], found["rc"]) == ("running", "unsupervised", None)
     launcher.release()
     os.kill(runner, signal.SIGCONT)
-    final = looking.wait(job, 60)
+    final = status.wait(job, 60)
     assert (final["state"], final["rc"], final["stdout"]) == ("failed", 4, "late")
     until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
     with open(job.results_file, "w", encoding="utf-8") as target:
         json.dump(running, target)
-    assert looking.look(job, settle=False)["rc"] == 4
+    assert status.look(job, settle=False)["rc"] == 4
     assert job.read_record()["finished"] is False, "a look that must not write has not written"
-    assert looking.look(job)["rc"] == 4
+    assert status.look(job)["rc"] == 4
     assert job.read_record()["rc"] == 4
 
 
@@ -173,15 +177,15 @@ def test_an_orphaned_command_is_running_until_it_is_gone(launcher):
     for pid in launcher.keeper(job):
         os.kill(pid, signal.SIGKILL)
     until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
-    assert looking.look(job)["reason"] == "unsupervised"
+    assert status.look(job)["reason"] == "unsupervised"
     os.kill(job.read_record()["durable_jobs"]["command"]["pid"], signal.SIGKILL)
-    assert looking.wait(job, 60)["state"] == "lost"
+    assert status.wait(job, 60)["state"] == "lost"
 
 
 def test_a_folder_removed_under_a_running_job_costs_no_result(launcher):
     job = launcher.gated("exit 3")
     shutil.rmtree(os.path.dirname(job.path("stdout")))
-    found = looking.look(launcher.store.job(job.jid))
+    found = status.look(launcher.store.job(job.jid))
     assert (found["state"], found["reason"]) == ("running", None), "its keeper is seen to live"
     launcher.release()
     final = launcher.finished(job)
@@ -195,7 +199,7 @@ def test_after_a_reboot_a_job_is_lost(launcher):
     record["durable_jobs"]["boot_id"] = "another"
     with open(job.results_file, "w", encoding="utf-8") as target:
         json.dump(record, target)
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["reason"]) == ("lost", "rebooted")
 
 
@@ -209,7 +213,7 @@ def test_a_final_record_that_was_not_renamed_to_its_place_is_believed_if_it_is_w
         room.write(text[:cut])
         if cut is None:
             room.truncate()
-    found = looking.look(job)
+    found = status.look(job)
     if cut is None:
         assert (found["state"], found["rc"], found["stdout"]) == ("failed", 3, "kept")
         assert job.read_record() == final, "and now it is in its place"
@@ -226,19 +230,19 @@ def test_a_job_of_another_machine_is_not_called_lost(launcher, theirs):
     text = json.dumps(record)
     with open(job.results_file, "w", encoding="utf-8") as target:
         target.write(text)
-    if theirs and store.machine()["id"]:
+    if theirs and host.machine()["id"]:
         with pytest.raises(JobError, match=f"{job.jid} was launched on the machine web1"):
-            looking.look(job)
+            status.look(job)
         with open(job.results_file, encoding="utf-8") as target:
             assert target.read() == text, "nothing is written down"
     else:
-        assert looking.look(job)["reason"] == "rebooted"
+        assert status.look(job)["reason"] == "rebooted"
 
 
 def test_no_log_hides_a_running_jobs_output(launcher):
     job = launcher.shell("echo s3cret; sleep 60", no_log=True)
     until(lambda: os.stat(job.path("stdout")).st_size)
-    found = looking.look(job)
+    found = status.look(job)
     assert "s3cret" not in str(found) and "no_log" in found["stdout"] and "no_log" in found["cmd"]
 
 
@@ -249,7 +253,7 @@ def test_a_damaged_record_is_lost_or_what_the_exit_record_says(launcher, content
     until(lambda: not job.is_held("keeper") and not job.is_held("runner"))
     with open(job.results_file, "wb") as target:
         target.write(content)
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["rc"], found["reason"], found["finished"]) == (
         "failed",
         3,
@@ -257,7 +261,7 @@ def test_a_damaged_record_is_lost_or_what_the_exit_record_says(launcher, content
         True,
     )
     os.unlink(job.path("exit"))
-    found = looking.look(job)
+    found = status.look(job)
     assert (found["state"], found["rc"], found["reason"]) == ("lost", None, "record damaged")
     assert found["failed"] and job.results_file in found["msg"]
 
@@ -307,7 +311,7 @@ def test_a_record_of_the_builtin(tmp_path, record, state, finished, rc, failed):
     job = store.Store.open(str(tmp_path), create=True).job("j1.2")
     with open(job.results_file, "w", encoding="utf-8") as target:
         json.dump(record, target)
-    found = looking.wait(job, 0)
+    found = status.wait(job, 0)
     assert (found["state"], found["finished"], found["rc"], found["failed"]) == (
         state,
         finished,
@@ -342,7 +346,7 @@ def first_record(where, age):
 @pytest.mark.parametrize(("years", "reason"), [(0, "killed"), (10, "rebooted")])
 def test_a_job_of_the_builtin_without_a_process_is_lost(launcher, years, reason):
     job = first_record(launcher.store, 60 + years * 365 * 86400)
-    found = looking.wait(job, 0)
+    found = status.wait(job, 0)
     assert (found["state"], found["reason"], found["rc"]) == ("lost", reason, None)
     assert found["finished"] and found["failed"] and "is lost (%s)" % reason in found["msg"]
     with open(job.results_file, encoding="utf-8") as source:
@@ -374,7 +378,7 @@ def test_what_a_record_of_the_builtin_says_wrongly_is_not_believed(tmp_path, mor
         json.dump(
             {"started": 1, "finished": 1, "theirs": 1e999, **json.loads(WRONG), **more}, target
         )
-    found = looking.look(job)
+    found = status.look(job)
     nothing = "elapsed timeout rc name reason start end delta deadline cmd signal progress theirs"
     assert {key: found[key] for key in nothing.split()} == dict.fromkeys(nothing.split())
     assert (found["stdout"], found["stderr"], found["stdout_lines"]) == ("", "", [])
@@ -387,9 +391,9 @@ def test_what_a_record_of_the_builtin_says_wrongly_is_not_believed(tmp_path, mor
 
 def test_a_first_record_of_the_builtin_is_believed_for_a_while(launcher):
     job = first_record(launcher.store, -1000)  # the clock was set back
-    assert looking.look(job)["state"] == "lost"
-    assert looking.look(first_record(launcher.store, 0))["state"] == "running"
-    found = looking.wait(job, 30)
+    assert status.look(job)["state"] == "lost"
+    assert status.look(first_record(launcher.store, 0))["state"] == "running"
+    found = status.wait(job, 30)
     assert (found["state"], found["reason"]) == ("lost", "killed")
 
 
@@ -405,7 +409,7 @@ def test_a_job_of_the_builtin_that_may_run_elsewhere_is_not_lost(launcher, monke
     job = first_record(launcher.store, 60)
     for name, value in unsure.items():
         monkeypatch.setattr(async_jobs, name, value)
-    assert looking.look(job)["state"] == "running"
+    assert status.look(job)["state"] == "running"
 
 
 def test_where_a_file_system_is_mounted(tmp_path):
@@ -422,4 +426,4 @@ def test_where_a_file_system_is_mounted(tmp_path):
 
 def test_a_missing_job(tmp_path):
     with pytest.raises(MissingRecord):
-        looking.look(store.Store.open(str(tmp_path), create=True).job("j1.2"))
+        status.look(store.Store.open(str(tmp_path), create=True).job("j1.2"))

@@ -10,9 +10,10 @@ import os
 import select
 import time
 
-from . import cgroup, flaws, output, schema, store, tree, unit
+from . import cgroup, host, output, processes, schema, unit, validation
 from .errors import JobError
-from .folder import DamagedRecord, MissingRecord
+from .names import latest_job
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def latest(
     where: Store, name: str, *, settle: bool = True
 ) -> tuple[Job, Record] | tuple[None, None]:
     """Return the latest job of a name and its record as :func:`judged` gives it; two times None if there is none."""
-    job = where.latest(name)
+    job = latest_job(where, name)
     if job is not None:
         try:
             return job, judged(job, settle=settle)
@@ -93,7 +94,7 @@ def wait(
     """
     until = time.monotonic() + seconds
     while True:
-        hangs_up = bell(job)
+        hangs_up = hangup(job)
         try:
             left = (
                 until - time.monotonic()
@@ -112,7 +113,7 @@ def wait(
                 os.close(hangs_up)
 
 
-def bell(job: Job) -> int | None:
+def hangup(job: Job) -> int | None:
     """Return a descriptor that hangs up (POLLHUP) when something happens to a job; None if nothing tells of that."""
     for role in ("turn", "keeper", "runner"):
         try:
@@ -138,7 +139,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         if final is not None:
             return _reconcile(job, final) if settle else final
     private = record[schema.PRIVATE]
-    same_boot = private["boot_id"] == store.boot_id()
+    same_boot = private["boot_id"] == host.boot_id()
     exited = ending = None
     evidence = schema.Evidence(
         queued=record["state"] == schema.QUEUED,
@@ -148,7 +149,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
     if (
         not evidence.keeper
     ):  # else nothing more counts, and who waits for a thousand jobs looks often
-        store.require_proc()
+        host.require_proc()
         exited, ending = job.slot("exit"), job.slot("ending")
         evidence.exited = exited is not None
         evidence.runner = job.is_held("runner")
@@ -156,9 +157,9 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         evidence.left = bool(
             ending
             and same_boot
-            and cgroup.joined(tree.marked(job.jid), unit.groups(private), job.jid)
+            and cgroup.joined(processes.marked(job.jid), unit.groups(private), job.jid)
         )
-        evidence.damaged = schema.FLAW in private or (exited is None and job.spoilt("exit"))
+        evidence.damaged = schema.FLAW in private or (exited is None and job.is_corrupt("exit"))
         if same_boot and not (evidence.exited or evidence.runner or evidence.command):
             _require_sight(job, private)
     state, reason = schema.verdict(evidence)
@@ -223,7 +224,7 @@ def _require_here(job: Job, private: Record) -> None:
 
     :raises JobError: naming that machine.
     """
-    theirs, ours = private["machine"], store.machine()
+    theirs, ours = private["machine"], host.machine()
     if theirs["id"] and ours["id"] and theirs["id"] != ours["id"]:
         text = "job %s was launched on the machine %s; whether it still runs cannot be seen from %s: look at it there"
         told = text % (job.jid, theirs["name"], ours["name"])
@@ -233,13 +234,13 @@ def _require_here(job: Job, private: Record) -> None:
 
 def _is_elsewhere(private: Record) -> bool:
     """Tell whether a job was launched in another pid namespace, where its processes have other pids."""
-    return private.get("pid_namespace", 0) not in (0, store.pid_namespace())
+    return private.get("pid_namespace", 0) not in (0, host.pid_namespace())
 
 
 def _has_command(job: Job, private: Record) -> bool:
     if _is_elsewhere(private):
-        return bool(tree.marked(job.jid))
-    return tree.is_command(private["command"]["pid"], private["command"]["started"])
+        return bool(processes.marked(job.jid))
+    return processes.is_command(private["command"]["pid"], private["command"]["started"])
 
 
 def _require_sight(job: Job, private: Record) -> None:
@@ -250,7 +251,7 @@ def _require_sight(job: Job, private: Record) -> None:
 
     :raises JobError: naming what to do.
     """
-    if _is_elsewhere(private) and private["pid_namespace"] == store.FIRST_NAMESPACE:
+    if _is_elsewhere(private) and private["pid_namespace"] == host.FIRST_NAMESPACE:
         text = "job %s was launched outside of this pid namespace; whether it still runs cannot be seen from inside: "
         raise JobError((text + "look at it there") % job.jid)
 
@@ -262,7 +263,7 @@ def _outlives_its_folder(job: Job, private: Record) -> bool:
     """
     if os.path.lexists(job.path("keeper")) or "command" not in private:
         return False
-    one = tree.process(private["keeper"])
+    one = processes.process(private["keeper"])
     return one is not None and not one.zombie and 0 <= one.started <= private["command"]["started"]
 
 
@@ -350,7 +351,7 @@ def _from_builtin(job: Job, record: Record) -> Record:
     unfinished = async_jobs.is_unfinished(job.jid, record)
     finished = not unfinished or reason is not None
     found = schema.unknown(job.jid)
-    said = flaws.usable(record)
+    said = validation.usable(record)
     found.update((key, value) for key, value in said.items() if not key.startswith("_ansible_"))
     failed = finished and bool(record.get("failed"))
     state = schema.SUCCEEDED if finished else schema.RUNNING
@@ -377,7 +378,7 @@ def _from_builtin(job: Job, record: Record) -> Record:
         rc=rc,
         signal=schema.signal_name(-rc) if isinstance(rc, int) and rc < 0 else None,
         results_file=job.results_file,
-        user=store.user_name(os.geteuid()),
+        user=host.user_name(os.geteuid()),
     )
     if unfinished and reason is not None:
         found.update(state=schema.LOST, reason=reason, failed=True, changed=True, rc=None)

@@ -11,6 +11,7 @@ import pwd
 import stat
 
 from .errors import JobError
+from .host import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,14 +32,6 @@ _SHARED = (
     "if several users share it, set ansible_async_dir to ~/.ansible_async, which is each user's own"
 )
 _MAX_LINKS = 40  # symlinks on the way to a folder, as the kernel counts them
-
-
-def user_name(uid: int) -> str:
-    """Return the name of a user, or its number if it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def check_way(path: str) -> None:

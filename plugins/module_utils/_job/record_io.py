@@ -1,7 +1,7 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One job's files: its record, its slots, its locks, its output. See store for where they lie."""
+"""One job's record: reading it, however damaged it is, and replacing it durably. See store for where it lies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import fcntl
 import json
 import os
 import stat
-import sys
 
-from . import files, flaws, schema, way
+from . import files, schema, trust, validation
 from .errors import SHORTAGES, JobError
-from .way import user_name
+from .host import user_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 
 SLOT_BYTES = 4096  # room of a slot, allocated at launch so that a full disk cannot keep an end from being written down
 RECORD_LIMIT = 64 * 1024 * 1024  # bytes; nothing that large is a record
-SCARCE = 64 * 1024 * 1024  # bytes; with less left, a disk is watched while jobs write to it
 MODULE = "module"  # folder of a job that is a module: its file, and what belongs to it
 MAX_DIGITS = 4300  # of an integer in a record; Python's own limit since 3.11
-LOG_LIMIT = 64 * 1024  # bytes of keeper.log after which nothing is added
 EDGE = 16 * 1024  # bytes at each end of a large record; without its output no more is read
 
 
@@ -40,15 +37,14 @@ class DamagedRecord(Exception):
     """There is something of that jid, but it is not a record."""
 
 
-class Job:
-    """One job's files. The folder is opened when it is first needed and stays open."""
+class RecordIO:
+    """A job's folder and its record. The folder is opened when it is first needed and stays open."""
 
     def __init__(self, store: Store, jid: str) -> None:
         self.store = store
         self.jid = jid
         self.results_file = os.path.join(store.path, jid)
         self.scratch = ".%s.final" % jid  # beside the record, where there is no folder
-        self.inbox = -1  # the socket to which the command reports, where it has been opened
         self._fd: int | None = None
 
     @property
@@ -71,8 +67,6 @@ class Job:
     def path(self, name: str) -> str:
         """Return the path of one of the job's files, for people to read."""
         return self.store.private_path("jobs", self.jid, name)
-
-    # -- the record -------------------------------------------------------------------------------------------------
 
     def read_record(self, *, brief: bool = False) -> Record:
         """Read the record; if it is damaged, its copy in our folder, which then says so (``schema.FLAW``).
@@ -103,7 +97,7 @@ class Job:
         try:
             kind = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
             if not stat.S_ISREG(kind):
-                raise DamagedRecord("it is %s" % way.KINDS.get(stat.S_IFMT(kind), "unknown"))
+                raise DamagedRecord("it is %s" % trust.KINDS.get(stat.S_IFMT(kind), "unknown"))
             fd = os.open(name, flags, dir_fd=folder)
         except FileNotFoundError:
             raise MissingRecord(self.jid) from None
@@ -125,18 +119,22 @@ class Job:
         finally:
             os.close(fd)
 
+    def unseen(self, error: OSError) -> JobError:
+        """Return what to tell the user when this process may open no more files."""
+        return JobError("cannot look at job %s: %s" % (self.jid, error.strerror))
+
     def _unreadable(self, error: OSError) -> Exception:
         if error.errno in SHORTAGES:  # that says nothing of the record
-            return self._unseen(error)
+            return self.unseen(error)
         return DamagedRecord("it cannot be read: %s" % error.strerror)
 
-    @files.privately
+    @files.with_private_umask
     def publish(self, record: Record) -> None:
         """Write the job's first record, durably: from now on the job exists for everybody."""
-        self._reserve("record", 0)
+        self.reserve("record", 0)
         self.replace(record)
 
-    @files.privately
+    @files.with_private_umask
     def replace(self, record: Record) -> None:
         """Write a record that is not the last one, durably, and make room for the next.
 
@@ -148,7 +146,7 @@ class Job:
         self._make_room("record", data)
         self._install("next")
 
-    @files.privately
+    @files.with_private_umask
     def conclude(self, record: Record, *, by_reader: bool = False) -> Record:
         """Replace the record by its final form, durably; one writer at a time, and the first one's holds.
 
@@ -243,180 +241,8 @@ class Job:
             pass
         except JobError:  # not what we made: put away, not written to
             files.remove_tree("record", self.fd)
-        self._reserve("record", SLOT_BYTES)
+        self.reserve("record", SLOT_BYTES)
         return self.store.open_own(self.fd, "record", os.O_WRONLY, path)
-
-    # -- slots ------------------------------------------------------------------------------------------------------
-
-    @files.privately
-    def fill(self, slot: str, content: Record) -> None:
-        """Write a slot durably. Its room was allocated at launch, and a reader takes it only when it is whole."""
-        try:
-            fd = self.store.open_own(self.fd, slot, os.O_WRONLY, self.path(slot))
-        except JobError:  # not what we made: put away, not written to
-            files.remove_tree(slot, self.fd)
-            fd = os.open(slot, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd)
-        try:
-            os.pwrite(fd, json.dumps(content).encode() + b"\n", 0)
-            os.fdatasync(fd)
-        finally:
-            os.close(fd)
-
-    def slot(self, slot: str) -> Record | None:
-        """Read a slot; None if it was never filled, or holds nothing that can be understood (see :meth:`spoilt`).
-
-        :raises JobError: there is something else in its place, or this process may open no more files.
-        """
-        try:
-            data = self._slot_bytes(slot)
-            content: Record = loads(data) if data.endswith(b"\n") else {}
-        except ValueError:
-            return None
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise self._unseen(error) from None
-            return None
-        return None if flaws.slot_flaw(slot, content) else content
-
-    def spoilt(self, slot: str) -> bool:
-        """Tell whether a slot that cannot be read is not as it was made either."""
-        try:
-            return self.slot(slot) is None and bool(self._slot_bytes(slot).strip(b"\0"))
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-
-    def _slot_bytes(self, slot: str) -> bytes:
-        fd = self.store.open_own(self.fd, slot, os.O_RDONLY, self.path(slot))
-        try:
-            data, newline, _rest = os.pread(fd, SLOT_BYTES, 0).partition(b"\n")
-            return data + newline
-        finally:
-            os.close(fd)
-
-    # -- locks ------------------------------------------------------------------------------------------------------
-
-    def lock(self, role: str) -> int | None:
-        """Take the lock of ``keeper`` or ``runner``; None if somebody has it.
-
-        The lock is held until the descriptor is closed, at the latest by the death of the process
-        and of all its children
-        that inherited it. Who holds it also holds the FIFO open, which is how others wait for its end without polling.
-        """
-        fd = self.open_fifo(role, os.O_RDWR)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return None
-        return fd
-
-    def watch(self, role: str) -> int | None:
-        """Return a descriptor that hangs up (POLLHUP) when the holder of a lock ends; None if nobody holds it.
-
-        :raises OSError: nobody can tell, as this process may open no more files.
-        """
-        try:
-            fd = self.open_fifo(role, os.O_RDONLY)
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                raise
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return fd
-        except OSError:
-            pass
-        os.close(fd)
-        return None
-
-    def is_held(self, role: str) -> bool:
-        """Tell whether somebody holds a lock. :raises JobError: nobody can tell."""
-        try:
-            fd = self.watch(role)
-        except OSError as error:
-            raise self._unseen(error) from None
-        if fd is not None:
-            os.close(fd)
-        return fd is not None
-
-    def _unseen(self, error: OSError) -> JobError:
-        return JobError("cannot look at job %s: %s" % (self.jid, error.strerror))
-
-    def open_fifo(self, role: str, flags: int) -> int:
-        """Open the FIFO of a role. :raises OSError: it is not there, or nobody reads what would be written."""
-        return self.store.open_own(self.fd, role, flags, self.path(role), kind=stat.S_IFIFO)
-
-    # -- beginning and end ------------------------------------------------------------------------------------------
-
-    @files.privately
-    def furnish(self, *, queued: bool = False) -> None:
-        """Make the files of a new job."""
-        for role in ("keeper", "runner", "turn") if queued else ("keeper", "runner"):
-            os.mkfifo(role, 0o600, dir_fd=self.fd)
-        for slot in ("exit", "ending"):
-            self._reserve(slot, SLOT_BYTES)
-        for stream in ("stdout", "stderr"):
-            os.close(os.open(stream, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd))
-
-    def leave_queue(self, turn: int) -> None:
-        """Let go of the lock ``turn``: the next job of the batch may look whether its own has come."""
-        try:
-            os.unlink("turn", dir_fd=self.fd)
-        except OSError:
-            pass  # a broken disk, or somebody was faster: nobody holds it any more, which is what counts
-        os.close(turn)
-
-    def open_stream(self, stream: str, flags: int) -> int:
-        """Open stdout or stderr.
-
-        :raises OSError: it is not there.
-        :raises JobError: there is something else in its place.
-        """
-        return self.store.open_own(self.fd, stream, flags, self.path(stream))
-
-    def stdin_file(self, content: bytes) -> int:
-        """Return a descriptor from which the command reads ``content``. The file has no name any more."""
-        fd = os.open("stdin", os.O_RDWR | files.NEW_FLAGS, 0o600, dir_fd=self.fd)
-        try:
-            os.unlink("stdin", dir_fd=self.fd)
-            files.write_all(fd, content)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    def _unstage(self) -> None:
-        """Remove the files of the module that was the job."""
-        try:
-            files.remove_tree(MODULE, self.fd)
-        except (
-            OSError,
-            JobError,
-        ):  # it has locked us out: they go with the record, or that says why not
-            pass
-
-    def remove(self) -> None:
-        """Remove the record, the folder, and the name with the last of its jobs. See ``removing.discard``."""
-        # Imported here: few who have to do with jobs remove one, and a keeper would carry it as long as its job lives.
-        from . import removing
-
-        try:
-            name = self.read_record(brief=True).get("name")
-        except (MissingRecord, DamagedRecord):
-            name = None
-        removing.discard(self)
-        if isinstance(name, str) and schema.valid_name(name):
-            self.store.mend_name(name)
-
-    def _reserve(self, name: str, size: int) -> None:
-        fd = os.open(name, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd)
-        try:
-            files.allocate(fd, size)
-        finally:
-            os.close(fd)
 
     def _make_room(self, name: str, data: bytes) -> None:
         """Let a reserved file hold a copy of a record, and have room for its successor.
@@ -434,13 +260,31 @@ class Job:
         os.rename(name, self.jid, src_dir_fd=self.fd, dst_dir_fd=self.store.fd)
         os.fsync(self.store.fd)
 
+    def _unstage(self) -> None:
+        """Remove the files of the module that was the job."""
+        try:
+            files.remove_tree(MODULE, self.fd)
+        except (
+            OSError,
+            JobError,
+        ):  # it has locked us out: they go with the record, or that says why not
+            pass
 
-def is_ours(job: Job) -> bool:
+    def reserve(self, name: str, size: int) -> None:
+        """Make a file with room for so many bytes."""
+        fd = os.open(name, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd)
+        try:
+            files.allocate(fd, size)
+        finally:
+            os.close(fd)
+
+
+def is_ours(job: RecordIO) -> bool:
     """Tell whether we have launched a job, and not ``async``: by its folder or its id, not by its record."""
     return schema.is_own_jid(job.jid) or os.path.lexists(os.path.dirname(job.path("exit")))
 
 
-def lock_record(job: Job, *, wait: bool) -> int | None:
+def lock_record(job: RecordIO, *, wait: bool) -> int | None:
     """Take the lock under which the final record is written; None if somebody has it, or if there is no folder."""
     try:
         # A descriptor of its own: job.fd is shared with forked processes, and so would be its lock.
@@ -455,105 +299,14 @@ def lock_record(job: Job, *, wait: bool) -> int | None:
     return fd
 
 
-@files.privately
-def write_beside(job: Job, data: bytes) -> None:
+@files.with_private_umask
+def write_beside(job: RecordIO, data: bytes) -> None:
     """Replace a record by way of a file beside it, where there is no folder of ours."""
     name, folder = job.scratch, job.store.fd
     files.remove_tree(name, folder)
     files.write_new(folder, name, data)
     os.rename(name, job.jid, src_dir_fd=folder, dst_dir_fd=folder)
     os.fsync(folder)
-
-
-@files.privately
-def stage(
-    job: Job, folders: list[str], name: str | None = None, *, executable: bool = False
-) -> int:
-    """Make folders, one in the other, for a module that is to be the job; they go with all they hold when it has ended.
-
-    :param name: of a file to make in the last of them.
-    :return: a descriptor of that file, for writing; without a name, of the folder.
-    """
-    folder = job.store.private("jobs", job.jid, MODULE, *folders)
-    if name is None:
-        return folder
-    try:
-        mode = 0o700 if executable else 0o600
-        return os.open(name, os.O_WRONLY | files.NEW_FLAGS, mode, dir_fd=folder)
-    finally:
-        os.close(folder)
-
-
-def output_error(job: Job, *, probe: bool) -> str | None:
-    """Say what the system tells a command that writes its output now; None if it would be written.
-
-    The command writes straight into its files, so nobody can count what it is refused. But this can be known.
-
-    :param probe: really ask for room. Without it only a disk that looks nearly full is asked, for asking
-        is work for the disk. Only the holder of the keeper's lock may call this.
-    """
-    try:
-        seen = os.statvfs(job.fd)
-        room = seen.f_bavail * seen.f_frsize
-        if not probe and not seen.f_flag & os.ST_RDONLY and (room > SCARCE or not seen.f_blocks):
-            return None
-        fd = job.store.open_own(job.fd, "record", os.O_WRONLY, job.path("record"))
-    except (
-        FileNotFoundError,
-        JobError,
-    ):  # somebody has removed it: that says nothing of the disk
-        return None
-    except OSError as error:
-        return error.strerror
-    try:
-        size = os.fstat(fd).st_size
-        try:
-            os.posix_fallocate(fd, size, SLOT_BYTES)
-        finally:
-            os.ftruncate(fd, size)
-    except OSError as error:
-        # A limit of this process says nothing of the command.
-        mine = (errno.EOPNOTSUPP, errno.EINVAL, errno.EFBIG)
-        return None if error.errno in mine else error.strerror
-    finally:
-        os.close(fd)
-    return None
-
-
-@files.privately
-def report(job: Job, content: Record) -> None:
-    """Write the slot ``progress`` anew, atomically. Not durably: what a power cut takes of it is not worth a sync.
-
-    It has no room of its own: who reports nothing costs nothing. Only the holder of the keeper's lock may call this.
-    """
-    scratch = schema.PROGRESS + ".new"
-    files.remove_tree(scratch, job.fd)  # of a predecessor that died before it was done
-    fd = os.open(scratch, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=job.fd)
-    try:
-        files.write_all(fd, json.dumps(content).encode() + b"\n")
-    finally:
-        os.close(fd)
-    os.rename(scratch, schema.PROGRESS, src_dir_fd=job.fd, dst_dir_fd=job.fd)
-
-
-def log_loss(job: Job) -> None:
-    """Write the exception that is being handled to keeper.log: what ended a process of ours.
-
-    By hand: the module traceback would cost every keeper memory. Where it cannot be written, nobody can be told.
-    """
-    kind, error, frame = sys.exc_info()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    try:
-        fd = job.store.open_own(job.fd, "keeper.log", flags, job.path("keeper.log"))
-    except (OSError, JobError):
-        return
-    with open(fd, "w", encoding="utf-8") as log:
-        if os.fstat(fd).st_size > LOG_LIMIT:
-            return  # the same again and again
-        while frame is not None:
-            log.write("%s:%d\n" % (frame.tb_frame.f_code.co_filename, frame.tb_lineno))
-            frame = frame.tb_next
-        log.write("%s: %s\n" % (kind.__name__ if kind else "", error))
 
 
 def _parse_record(jid: str, data: bytes) -> Record:
@@ -564,7 +317,7 @@ def _parse_record(jid: str, data: bytes) -> Record:
         record: Record = loads(data)
     except ValueError:
         raise DamagedRecord("it is not JSON") from None
-    flaw = flaws.record_flaw(jid, record)
+    flaw = validation.record_flaw(jid, record)
     if flaw:
         raise DamagedRecord(flaw)
     return record

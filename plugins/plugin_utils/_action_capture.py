@@ -19,6 +19,7 @@ import typing as t
 from ansible.errors import AnsibleActionSkip
 from ansible.plugins.action import ActionBase
 
+from ..module_utils._argspec import MODULE, checked
 from ..module_utils._job.errors import JobError
 
 Args = t.Dict[str, t.Any]
@@ -76,11 +77,9 @@ def part_of(action: ActionBase, params: Args, task_vars: dict[str, t.Any]) -> Ar
     :param action: the action plugin of the task.
     :raises JobError: there is no such module, or it cannot be a job.
     """
-    name, own = params.get("module"), params.get("args")
+    name, own = params.get("module"), checked({"args": params.get("args")}, MODULE)["args"]
     if not isinstance(name, str) or not name:
         raise JobError("module is missing: give the fully qualified name of the module to run")
-    if own is not None and not isinstance(own, dict):
-        raise JobError("args must be a dictionary of the parameters of %s, not %r" % (name, own))
     made = Preparation(action, name, own or {}, task_vars)
     return made.check() if action._task.check_mode else made.prepare()
 

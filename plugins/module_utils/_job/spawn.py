@@ -10,15 +10,16 @@ import json
 import os
 import time
 
-from . import cgroup, reports, runner, schema, store, tree, unit
+from . import cgroup, host, notify_socket, processes, removing, runner, schema, unit
 from .errors import JobError
-from .folder import Job
+from .job import Job
+from .names import forget_latest, set_latest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
-    from .runner import Inheritance
+    from .runner import ProcessDefaults
     from .schema import Record
 
 _SIZE_DIGITS = 12  # how many bytes a registration has, in front of it
@@ -33,22 +34,22 @@ class Starter:
     """
 
     def __init__(self, job: Job, request: Record, lock: int) -> None:
-        self._outfit: runner.Outfit | None = None
+        self._pipes: runner.RunnerPipes | None = None
         self._job = job
         self._request = request
         self._lock = lock
         self._gate = -1
         self._runner = 0
 
-    def open(self) -> runner.Outfit:
+    def open(self) -> runner.RunnerPipes:
         """Open what the runner needs, unless that has been done. :raises OSError: it cannot be."""
-        if self._outfit is None:
-            self._outfit = runner.Outfit(self._job)
-        return self._outfit
+        if self._pipes is None:
+            self._pipes = runner.RunnerPipes(self._job)
+        return self._pipes
 
     def opened(self) -> list[int]:
         """Return the descriptors that :meth:`open` opened."""
-        return [] if self._outfit is None else self._outfit.opened
+        return [] if self._pipes is None else self._pipes.opened
 
     def accept(self) -> bytes:
         """Write the first record, durably, and return it, JSON: the job exists, and is queued.
@@ -66,7 +67,7 @@ class Starter:
     def start(
         self,
         accepted: bytes,
-        inheritance: Inheritance,
+        defaults: ProcessDefaults,
         ahead: list[str],
         borrowed: list[int],
         adopt: Callable[[Job, list[int]], None],
@@ -82,15 +83,15 @@ class Starter:
         :raises JobError: it will not be exec'ed. What there is of it must be recalled.
         """
         try:
-            outfit = self.open()
-            self._fork_runner(outfit, inheritance, borrowed, adopt, self._register(accepted, ahead))
+            pipes = self.open()
+            self._fork_runner(pipes, defaults, borrowed, adopt, self._register(accepted, ahead))
             os.chdir("/")
         except OSError as error:
             raise self._job.store.failure(error) from None
-        answer = _registered(outfit.report_out)
+        answer = _registered(pipes.report_out)
         summary, _blank, record = _worked_out(answer).partition(b" ")
         pid, _slash, monotonic = summary.partition(b"/")
-        return record, int(pid), self._runner, float(monotonic), outfit.report_out
+        return record, int(pid), self._runner, float(monotonic), pipes.report_out
 
     def _register(self, accepted: bytes, ahead: list[str]) -> Callable[[], bytes]:
         """Return how the command, which is about to run, writes down who it is.
@@ -101,7 +102,7 @@ class Starter:
         keeper = os.getpid()
 
         def write_down() -> bytes:
-            itself = tree.process(os.getpid())
+            itself = processes.process(os.getpid())
             command = {"pid": os.getpid(), "started": itself.started if itself else 0}
             start: Record = {"epoch": time.time(), "monotonic": time.monotonic()}
             start.update(runner=os.getppid(), command=command, ahead=ahead)
@@ -147,7 +148,7 @@ class Starter:
         self.recall()
         if self._request["name"] is not None:
             try:
-                self._job.store.forget_latest(self._request["name"], self._job.jid)
+                forget_latest(self._job.store, self._request["name"], self._job.jid)
             except OSError:
                 pass  # a full disk: a name that means a job which is not there means the one before it
         cgroup.remove(unit.groups(self._request))
@@ -155,25 +156,25 @@ class Starter:
             from . import outbox
 
             outbox.drop(self._job)
-        self._job.remove()
+        removing.remove(self._job)
 
     def _new_record(self, keeper: int) -> Record:
-        place = {
+        paths = {
             "epoch": time.time(),
             "monotonic": time.monotonic(),
-            "boot_id": store.boot_id(),
-            "machine": store.machine(),
-            "pid_namespace": store.pid_namespace(),
-            "user": store.user_name(os.geteuid()),
+            "boot_id": host.boot_id(),
+            "machine": host.machine(),
+            "pid_namespace": host.pid_namespace(),
+            "user": host.user_name(os.geteuid()),
             "containment": schema.SYSTEMD if self._request.get("unit") else schema.PROCESS,
             "unit": self._request.get("unit"),
             "keeper": keeper,
-            "reports": reports.address(self._job, 0) is not None,
+            "reports": notify_socket.address(self._job, 0) is not None,
             "results_file": self._job.results_file,
             "stdout_file": self._job.path("stdout"),
             "stderr_file": self._job.path("stderr"),
         }
-        return schema.new_record(self._job.jid, self._request, place)
+        return schema.new_record(self._job.jid, self._request, paths)
 
     def _publish(self, record: Record) -> None:
         if self._request.get("notify"):
@@ -182,12 +183,12 @@ class Starter:
             outbox.create(self._job, self._request, record)
         self._job.publish(record)
         if self._request["name"] is not None:
-            self._job.store.set_latest(self._request["name"], self._job.jid)
+            set_latest(self._job.store, self._request["name"], self._job.jid)
 
     def _fork_runner(
         self,
-        outfit: runner.Outfit,
-        inheritance: Inheritance,
+        pipes: runner.RunnerPipes,
+        defaults: ProcessDefaults,
         borrowed: list[int],
         adopt: Callable[[Job, list[int]], None],
         register: Callable[[], bytes],
@@ -197,12 +198,12 @@ class Starter:
             try:
                 for fd in (self._lock, *borrowed):
                     os.close(fd)
-                runner.run(self._job, self._request, inheritance, outfit, adopt, register)
+                runner.run(self._job, self._request, defaults, pipes, adopt, register)
             finally:
                 os._exit(0)
-        for fd in outfit.only_runners:
+        for fd in pipes.only_runners:
             os.close(fd)
-        self._runner, self._gate = pid, outfit.gate_in
+        self._runner, self._gate = pid, pipes.gate_in
 
     def _by_hand(self, work: Callable[[], bytes]) -> bytes:
         """Let a short-lived child do some work, for the sake of memory, and return what that returned.
@@ -289,7 +290,7 @@ def _read(report: int, size: int) -> bytes:
 
 
 def _refused(error: Record) -> JobError:
-    user = store.user_name(os.geteuid())
+    user = host.user_name(os.geteuid())
     told = (user, error["parameter"], error["subject"], error["strerror"])
     text = "cannot launch the job as user %s: %s %s: %s" % told
     if error["errno"] == errno.ENOENT and os.path.exists(error["subject"]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 
 from . import store
-from .folder import DamagedRecord, MissingRecord
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,22 +35,22 @@ class Turn:
         )
         self.slots = slots
         self._unsettled = len(ahead)  # so many of them may not have had their turn
-        self.bells: list[int] = []  # descriptors that hang up when something changes
+        self.hangups: list[int] = []  # descriptors that hang up when something changes
 
     def must_wait(self) -> bool:
         """Tell whether a job of this place is queued at its launch."""
         return 0 < self.slots <= len(self.ahead)
 
-    def has_come(self, where: Store) -> bool:
-        """Tell whether the job may start now. If not, watch :attr:`bells` and call :meth:`rest` before asking again.
+    def has_come(self, store: Store) -> bool:
+        """Tell whether the job may start now. If not, watch :attr:`hangups` and call :meth:`rest` before asking again.
 
         :raises OSError: nobody can tell, as this process may open no more files.
         """
         while self._unsettled:
-            job = where.job(self.ahead[self._unsettled - 1])
-            bell = _watch(job, "turn")
-            if bell is not None:
-                self.bells = [bell]
+            job = store.job(self.ahead[self._unsettled - 1])
+            hangup = _watch(job, "turn")
+            if hangup is not None:
+                self.hangups = [hangup]
                 return False
             self._unsettled -= 1
             before = _live_at_start(job)
@@ -59,16 +59,16 @@ class Turn:
                 self._unsettled = 0
         live = []
         for jid in self.ahead:
-            job = where.job(jid)
-            bell = _watch(job, "keeper")
-            if bell is None:
-                bell = _watch(job, "runner")
-            if bell is not None:
+            job = store.job(jid)
+            hangup = _watch(job, "keeper")
+            if hangup is None:
+                hangup = _watch(job, "runner")
+            if hangup is not None:
                 live.append(jid)
-                if len(self.bells) < WATCHED:
-                    self.bells.append(bell)
+                if len(self.hangups) < WATCHED:
+                    self.hangups.append(hangup)
                 else:
-                    os.close(bell)
+                    os.close(hangup)
             job.close()
         self.ahead = live
         if len(live) < self.slots:
@@ -77,14 +77,14 @@ class Turn:
         return False
 
     def patience(self) -> float | None:
-        """Return how many seconds to wait for the bells at the most; None for as long as it takes."""
+        """Return how many seconds to wait for a hang-up at the most; None for as long as it takes."""
         return RECHECK_INTERVAL if len(self.ahead) > WATCHED else None
 
     def rest(self) -> None:
-        """Let go of the bells."""
-        for bell in self.bells:
-            os.close(bell)
-        self.bells = []
+        """Close the hang-up descriptors."""
+        for hangup in self.hangups:
+            os.close(hangup)
+        self.hangups = []
 
 
 def _watch(job: Job, role: str) -> int | None:

@@ -14,14 +14,14 @@ import os
 import select
 from types import FunctionType, ModuleType
 
-from . import keeper, kernel, output, runner, starter
+from . import keeper, kernel, output, runner, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterable
 
 # The code that runs after a fork, beside the launcher's. Of all code it could be, but the table is small.
-_MODULES = (keeper, kernel, output, runner, starter)
+_MODULES = (keeper, kernel, output, runner, spawn)
 # Whose methods it uses without naming the type.
 _BUILTIN = (bytes, dict, list, memoryview, os.statvfs_result, str, type(select.poll()))
 
