@@ -5,4 +5,13 @@
 
 from __future__ import annotations
 
-from ansible_collections.durable.jobs.tests.unit.conftest import launcher  # noqa: F401
+import pytest
+
+from ansible_collections.durable.jobs.tests.unit.support import Launcher
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    made = Launcher(tmp_path / "async")
+    yield made
+    made.close()

@@ -55,12 +55,12 @@ class Source:
         self.feedback = feedback
         self.failure = None
         self._loop = asyncio.new_event_loop()
+        self._main = self._loop.create_task(self._serve())
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         until(self._listens, "the port to be open")
 
     def _run(self):
-        self._main = self._loop.create_task(self._serve())
         try:
             self._loop.run_until_complete(self._main)
         except asyncio.CancelledError:

@@ -47,7 +47,7 @@ class Rulebook:
         self.port = free_port()
         self.lines = []
         own = {"receiver_host": "127.0.0.1", "receiver_port": self.port, "receiver_secret": SECRET}
-        self._folder = folder
+        self._process = self._reader = None
         self._variables = folder / "variables.json"
         self._variables.write_text(json.dumps({**own, **variables}), encoding="utf-8")
         self._inventory = folder / "inventory.yml"
@@ -85,6 +85,8 @@ class Rulebook:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self):
+        if self._process is None:
+            return
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

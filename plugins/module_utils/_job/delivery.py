@@ -24,8 +24,8 @@ import time
 
 from . import files, kernel, notifying, outbox, removing, schema, status
 from .errors import MISHAPS, JobError
-from .record_io import DamagedRecord, MissingRecord
 from .outbox import LONGEST_PAUSE
+from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
