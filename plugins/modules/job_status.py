@@ -330,8 +330,8 @@ survivors:
 # End of the job dictionary.
 """
 
-from ..module_utils._argspec import STATUS
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import STATUS
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:
