@@ -93,8 +93,8 @@ msg:
   sample: "notifications: 3 delivered, 1 pending, 0 given up"
 """
 
-from ..module_utils._argspec import NOTIFY_NOW
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import NOTIFY_NOW
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:
