@@ -20,6 +20,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     host,
     notifying,
     outbox,
+    removing,
     sinks,
     status,
 )
@@ -278,7 +279,7 @@ def test_an_event_outlives_the_records_of_its_job(launcher, receiver):
     receiver.behaviour = "error"
     job = launcher.shell(FAILED, **asked({"url": receiver.url}))
     launcher.finished(job)
-    job.remove()
+    removing.remove(job)
     receiver.behaviour = "ok"
     until(receiver.ids)
     until(lambda: not os.path.exists(launcher.store.private_path(outbox.FOLDER, job.jid)))
@@ -304,7 +305,7 @@ def test_an_event_that_nobody_would_deliver_becomes_due_with_the_next_look(launc
     record = launcher.finished(job)
     until(lambda: reasons(job)[0])
     found = outbox.find(launcher.store, job.jid)
-    assert found.lock()
+    until(found.lock)
     os.utime(found.fd, (0, 0))
     outbox.post(job, record)
     assert os.fstat(found.fd).st_mtime > 0
