@@ -95,9 +95,8 @@ def sealed(name: str, codes: dict[str, bytes]) -> bytes:
     :param codes: marshalled code by the name of its part.
     """
     places, start = {}, 0
-    for part in reversed(
-        codes
-    ):  # places count from the end, for nobody knows yet how long the beginning will be
+    # Places count from the end, for nobody knows yet how long the beginning will be.
+    for part in reversed(list(codes)):  # the list: a dictionary can be reversed since Python 3.8
         start -= len(codes[part])
         places[part] = (start, len(codes[part]))
     body = b"".join((marshal.dumps(places), *codes.values()))
