@@ -73,6 +73,7 @@ PARTS = (
     "stopping",
     "stopping_many",
     "store",
+    "summary",
     "system_log",
     "systemd",
     "processes",
