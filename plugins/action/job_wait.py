@@ -39,7 +39,19 @@ PROGRESS_LINES = 20  # lines at a time about jobs that have reported progress an
 LONGEST = 1e12  # seconds that a line can show
 # What a line reads of a job.
 NOTHING = dict.fromkeys(
-    ("name", "ansible_job_id", "state", "reason", "elapsed", "timeout", "progress", "finished")
+    (
+        *(
+            "name",
+            "ansible_job_id",
+            "state",
+            "reason",
+            "elapsed",
+            "timeout",
+            "progress",
+            "finished",
+        ),
+        *("attempt", "max_attempts", "starts_in"),
+    )
 )
 MODULE_FAILURES = 3  # runs of the module that may fail in a row without an answer of ours
 
@@ -287,6 +299,8 @@ def _line(job: dict[str, t.Any]) -> str:
     text = "%s: %s" % (who(job), job["state"] or "missing")
     if job["reason"]:
         text += " (%s)" % job["reason"]
+    attempt = schema.attempt_text(job)
+    text += ", " + attempt if attempt else ""
     elapsed, timeout = _seconds(job["elapsed"]), _seconds(job["timeout"])
     if elapsed is not None:
         text += ", %.1f%s s" % (elapsed, "/%g" % timeout if timeout else "")

@@ -15,7 +15,19 @@ from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
 from ..plugin_utils._moments import EARLIEST, LATEST, span, utc_offset
 from ..plugin_utils._moments import moment as date_of
-from ..plugin_utils._overview import NO_ID, Host, Job, flaws, hosts, number, reason, state, untold
+from ..plugin_utils._overview import (
+    LIVE,
+    NO_ID,
+    Host,
+    Job,
+    attempts,
+    flaws,
+    hosts,
+    number,
+    reason,
+    state,
+    untold,
+)
 
 DOCUMENTATION = r"""
 name: job_report
@@ -152,7 +164,7 @@ def _job(job: Job, offset: int) -> dict[str, t.Any]:
         id=job["ansible_job_id"],
         attention=schema.needs_attention(job),
         state=state(job),
-        reason="; ".join(part for part in (reason(job), untold(job), flaws(job)) if part) or None,
+        reason="; ".join(part for part in _why(job) if part) or None,
         progress=schema.progress_text(job["progress"]) or None,
         submitted_at=date_of(job["submitted"], offset),
         deadline_at=date_of(job["deadline"], offset),
@@ -160,6 +172,12 @@ def _job(job: Job, offset: int) -> dict[str, t.Any]:
     found["start_at"], found["end_at"] = span(job, offset)
     found.update((stream, job[stream]) for stream in schema.STREAMS if job[stream])
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _why(job: Job) -> tuple[str | None, ...]:
+    # Of a job that is over, the page shows its signal where there is no reason.
+    waits = attempts(job) if job["state"] in LIVE else None
+    return reason(job), waits, untold(job), flaws(job)
 
 
 def _attention(host: dict[str, t.Any]) -> int:

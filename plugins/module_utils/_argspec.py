@@ -14,6 +14,7 @@ from ansible.module_utils.errors import UnsupportedError
 from ._job import notifying, quantities, schema
 from ._job.errors import JobError
 from ._job.poll_plan import DEFAULT_GRACE
+from ._job.retrying import DEFAULTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ JOB: dict[str, Any] = {
     "removes": {"type": "path"},
     "umask": {"type": "raw"},
     "nice": {"type": "int"},
+    # Later, and again, see retrying.
+    **{name: {"type": "raw", "default": DEFAULTS[name]} for name in DEFAULTS if name != "retry_on"},
+    "retry_on": {"type": "list", "elements": "raw", "default": DEFAULTS["retry_on"]},
     "output_limit": {"type": "int", "default": 64 * 1024 * 1024},
     "containment": {"type": "str", "default": "auto", "choices": ["auto", "systemd", "process"]},
     "memory_max": {"type": "str"},
@@ -310,6 +314,7 @@ OUTPUT = Arguments(
     {
         "stream": {"type": "str", "choices": list(schema.STREAMS), "default": "stdout"},
         "offset": {"type": "int"},
+        "attempt": {"type": "int"},
         "tail_lines": {"type": "int"},
         "max_bytes": {"type": "int", "default": schema.PIECE_BYTES},
         "wait": {"type": "raw", "default": 0},

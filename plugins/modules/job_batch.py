@@ -145,6 +145,7 @@ extends_documentation_fragment:
   - durable.jobs.attributes
   - durable.jobs.durations
   - durable.jobs.notify
+  - durable.jobs.retries
 attributes:
   check_mode:
     details:

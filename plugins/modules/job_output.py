@@ -43,6 +43,14 @@ options:
       - If the stream is shorter than that, nothing is returned, and RV(next_offset) is O(offset).
       - The default is 0.
     type: int
+  attempt:
+    description:
+      - Of which attempt of a job that is tried again. Without it, the latest that has begun. The next one may be waited for.
+      - Earlier attempts keep together as many bytes of each stream as C(output_limit) of M(durable.jobs.job_start) allows one. Of those that
+        are not kept any more, RV(durable.jobs.job_status#module:attempts) has the end.
+      - With O(follow) and without this option, the output of all further attempts is shown too.
+    type: int
+    version_added: 1.0.0
   tail_lines:
     description:
       - Begin with the last so many lines instead, which together have at most O(max_bytes). V(0) begins at the end.
@@ -117,6 +125,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+attempt:
+  description: Of which attempt the output is.
+  returned: always
+  type: int
+  version_added: 1.0.0
 content:
   description:
     - What was read, as text.

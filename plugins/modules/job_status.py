@@ -158,7 +158,7 @@ signal:
   sample: SIGKILL
 reason:
   description:
-    - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
+    - What else is known of the state, for example V(delayed) or V(retry) of a queued job, V(rebooted) or V(killed) of a lost job,
       V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(durable.jobs.job_start#module:watchdog) ended,
       V(oom) of a failed one of which the kernel has killed a process for lack of memory (only where
       RV(containment) is V(systemd)).
@@ -282,6 +282,43 @@ progress:
     at:
       description: When that was reported, in the target's local time.
       type: str
+attempt:
+  description: The number of the latest attempt that has begun, from V(1); V(1) too if none has.
+  returned: always
+  type: int
+max_attempts:
+  description: How many attempts there may be.
+  returned: always
+  type: int
+attempts:
+  description:
+    - The attempts that are over, the first one first.
+    - In a task with C(until) or C(retries) this is the number of the task's own attempts, which ansible-core puts here. The list
+      is in C(attempt_list) then.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - {attempt: 1, state: failed, rc: 75, signal: null, reason: null, start: '2026-11-21 22:59:50.861902', end: '2026-11-21 22:59:51.012345',
+       elapsed: 0.150443, stdout: '', stderr: try again}
+  contains:
+    attempt:
+      description: Its number.
+      type: int
+    state:
+      description: How it ended; RV(rc), RV(signal), RV(reason), RV(start), RV(end) and RV(elapsed) are those of the attempt too.
+      type: str
+    stdout:
+      description: The end of what it has written to its standard output, at most 4 KiB; and C(stderr), the same of its standard error output.
+      type: str
+start_at:
+  description: When a V(queued) job starts, or is tried again, in the target's local time; null if nobody can say.
+  returned: always
+  type: str
+timeout_total:
+  description: The limit of all attempts together, in seconds; null if there is none.
+  returned: always
+  type: float
 stopped_by:
   description:
     - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.

@@ -110,6 +110,10 @@ class ForwardingAction(ActionBase):
                 module_args=dict(args, _told=told) if told else args,
                 task_vars=task_vars,
             )
+        if self._task.until or self._task.retries:
+            # In such a task ansible-core counts in `attempts` itself, and reads it back as a number.
+            attempts = answer.pop("attempts", None)
+            answer.update({} if attempts is None else {"attempt_list": attempts})
         return answer
 
 

@@ -20,6 +20,7 @@ NO_ID = "?"  # the id of what is no job
 UNUSABLE = "unusable"  # key of a job: the names of those of its values that are of a wrong kind, or out of range
 TEXT_LIMIT = 2000  # characters of a text that are shown, output apart
 WORDS_LIMIT = 200  # words of a command that are shown
+START_COLUMNS = 19  # of a time, without fractions of a second
 LONGEST = 100 * 366 * 86400  # seconds; nothing of ours has run for longer
 LARGEST = 2**53  # beyond, neither Python nor JavaScript counts exactly
 LIVE = (schema.RUNNING, schema.QUEUED)
@@ -191,7 +192,8 @@ _KINDS: dict[str, t.Callable[[object], t.Any]] = {
     "timeout": _seconds,
     "progress": _progress,
     "notifications": _notifications,
-    **dict.fromkeys(("submitted", "start", "end", "deadline"), text),
+    **dict.fromkeys(("submitted", "start", "end", "deadline", "start_at"), text),
+    "max_attempts": _whole,
     **dict.fromkeys(("user", "containment", "results_file"), text),
     **dict.fromkeys(("stdout_bytes", "stderr_bytes", "attempt"), _whole),
     **dict.fromkeys(schema.STREAMS, _output),
@@ -220,6 +222,13 @@ def untold(job: Job) -> str | None:
     ]
     why = " (%s)" % found["why"] if parts and found["why"] else ""
     return "notifications: " + ", ".join(parts) + why if parts else None
+
+
+def attempts(job: Job) -> str | None:
+    """Tell which attempt of a job it is about, and when that starts: ``attempt 2 of 4 at 2026-11-21 23:00:02``."""
+    at = job["start_at"] if job["state"] == schema.QUEUED else None
+    parts = (schema.attempt_text(job), f"at {at[:START_COLUMNS]}" if at else "")
+    return " ".join(part for part in parts if part) or None
 
 
 def flaws(job: Job) -> str | None:

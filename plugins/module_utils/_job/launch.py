@@ -10,7 +10,7 @@ import re
 import shlex
 import time
 
-from . import containment, host, launcher, naming, notifying, quantities, schema
+from . import containment, host, launcher, naming, notifying, quantities, retrying, schema
 from .call import requester
 from .errors import JobError
 from .poll_plan import plain, poll_plan
@@ -78,6 +78,7 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
         "spec": None,
         "on_conflict": params["on_conflict"],
         "rerun": params["rerun"],
+        **retrying.checked(params),
         **_contained(params),
         **notifying.asked(params),
     }
@@ -151,7 +152,7 @@ def unneeded(params: dict[str, Any]) -> str | None:
 
 def always(request: Record) -> Record:
     """Return what the result of every launch has, whatever comes of it."""
-    limit = request["max_timeout"] or request["timeout"]
+    limit = retrying.longest(request)
     return {"attached": False, "poll": poll_plan(limit, grace=request["grace"])}
 
 

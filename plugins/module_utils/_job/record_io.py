@@ -184,11 +184,7 @@ class RecordIO:
         self._unstage()
         self._post(record)
         data = json.dumps(record).encode()
-        bare = dict(record, stdout="", stderr="", truncated=True)
-        if schema.PRIVATE in bare:
-            for key in bare[schema.PRIVATE].get("merged", []):
-                bare.pop(key, None)
-            bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], merged=[], **{schema.BARE: True})
+        bare = _bare(record)
         # A module's result may be larger than anything that readers take for a record.
         if len(data) > RECORD_LIMIT:
             text = "%s; its result is too large for this record, and whole in %s"
@@ -277,6 +273,18 @@ class RecordIO:
             files.allocate(fd, size)
         finally:
             os.close(fd)
+
+
+def _bare(record: Record) -> Record:
+    """Return a final record without any output, which is in the files, see ``schema.BARE``."""
+    bare = dict(record, stdout="", stderr="", truncated=True)
+    if bare.get("attempts"):
+        bare["attempts"] = [dict(one, stdout="", stderr="") for one in bare["attempts"]]
+    if schema.PRIVATE in bare:
+        for key in bare[schema.PRIVATE].get("merged", []):
+            bare.pop(key, None)
+        bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], merged=[], **{schema.BARE: True})
+    return bare
 
 
 def is_ours(job: RecordIO) -> bool:

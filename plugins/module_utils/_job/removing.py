@@ -136,7 +136,9 @@ def _sweep_up(store: Store, jid: str) -> None:
 def _is_abandoned(job: Job) -> bool:
     try:
         age = time.time() - os.fstat(job.fd).st_mtime
-        return age >= ABANDONED_AFTER and not job.is_held("keeper") and not job.is_held("runner")
+        return age >= ABANDONED_AFTER and not any(
+            job.is_held(role) for role in ("keeper", "runner", "standby")
+        )
     except (FileNotFoundError, JobError):  # being removed at this moment, or not ours to judge
         return False
     finally:

@@ -61,7 +61,7 @@ class Stop:
         reason, takes the shorter grace.
         """
         try:
-            if self.job.is_held("keeper") or self.job.is_held("runner"):
+            if any(self.job.is_held(role) for role in ("keeper", "runner", "standby")):
                 self._ask()
             else:
                 self._end_orphans(self.job.lock("keeper"))
@@ -109,7 +109,7 @@ class Stop:
             self._note(ending)  # for the next look, if the disk refuses the final record
             final = status.reported(self.job, record)
             final.update(status.streams(self.job, record, schema.EMBED_LIMIT))
-            exited = self.job.slot("exit")
+            exited = self.job.exit()
             self.job.conclude(
                 status.finish(
                     self.job, final, state=schema.LOST, reason=None, exited=exited, ending=ending

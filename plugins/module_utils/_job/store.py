@@ -13,7 +13,9 @@
         jobs/<jid>/
             keeper, runner            FIFOs: whoever has the name of one holds its lock for as long as it lives
             turn                      the same, of a job that is queued: its keeper holds it until the job has started
+            standby                   the same, of a job that starts later or may be tried again
             stdout, stderr            what the command writes
+            stdout.1, stderr.1, ...   what earlier attempts have written
             notify                    socket to which the command may report, see reports
             progress                  slot: what it has reported; there from the first report to the end
             exit                      slot: the wait status, written by the runner the moment the command ends

@@ -50,7 +50,8 @@ def run(call: Call) -> Record:
 def _read(call: Call) -> Record:
     params = call.params
     job = call.given_job()
-    reader = Reader(job, params["stream"], reveal=params["reveal"], settle=not call.check_mode)
+    shown = {"reveal": params["reveal"], "attempt": params["attempt"]}
+    reader = Reader(job, params["stream"], settle=not call.check_mode, **shown)
     begin = params["offset"] or 0
     limit = params["max_bytes"]
     if params["tail_lines"] is not None:
@@ -60,12 +61,13 @@ def _read(call: Call) -> Record:
     result = reader.piece(begin, limit)
     result.update((key, reader.record[key]) for key in ("name", "state", "reason", "finished"))
     reader.close()
+    result["attempt"] = reader.attempt
     return dict(result, ansible_job_id=job.jid, stream=params["stream"], changed=False)
 
 
 def _skipped(params: Record, why: str) -> Record:
     """Return the result of a look at a job that check mode has left out: whoever reads on until eof is done."""
-    nothing: Record = dict.fromkeys(("cut_from", "cut_to", "state", "reason", "size"))
+    nothing: Record = dict.fromkeys(("cut_from", "cut_to", "state", "reason", "size", "attempt"))
     nothing.update(content="", content_lines=[], offset=0, next_offset=0, lost_bytes=0, eof=True)
     nothing.update(ansible_job_id=params["jid"], name=params["name"], stream=params["stream"])
     return dict(nothing, finished=True, changed=False, shrunk=False, skipped=True, msg=why)
