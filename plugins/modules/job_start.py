@@ -360,7 +360,7 @@ cmd:
   type: raw
   sample: [/bin/sleep, '15']
 start:
-  description: When the command was started, in the target's local time.
+  description: When the command was started, or its latest attempt, in the target's local time.
   returned: always
   type: str
   sample: '2026-11-21 22:59:50.861902'

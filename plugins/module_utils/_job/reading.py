@@ -154,7 +154,7 @@ class Reader:
         return bool(self.record["finished"]) or self.attempt <= len(self.record.get("attempts", ()))
 
     def _look_at_attempts(self) -> None:
-        """Look again if an attempt has ended, or begun, since: that rings no bell."""
+        """Look again if an attempt has ended, or begun, since: no hang-up tells of that."""
         if (self.record.get("max_attempts") or 1) > 1:
             try:
                 written = self._job.store.written(self._job.jid)

@@ -87,7 +87,7 @@ class Starter:
         its runner; when that was (monotonic clock); and the descriptor by which the runner tells how it ended.
 
         :param accepted: what :meth:`accept` returned; empty for a job that has not been queued.
-        :param inheritance: what the command must find unchanged.
+        :param defaults: what the command must find unchanged.
         :param ahead: the jobs of the batch that may be live.
         :param borrowed: descriptors which the runner must not hold open.
         :param adopt: see ``runner.run``.
