@@ -434,7 +434,7 @@ def _with_room(attempts: list[Record]) -> list[Record]:
 def attempt_of(job: Record) -> Record:
     """Return what is kept of an attempt, given the dictionary of the job as if it were over with it."""
     keys = ("attempt", "state", "rc", "signal", "reason", "start", "end", "elapsed")
-    found = {key: job[key] for key in keys}
+    found = {key: job.get(key) for key in keys}
     for name in STREAMS:
         text = str(job.get(name) or "")
         data = text.encode("utf-8", "replace")

@@ -15,7 +15,7 @@ from ansible_collections.durable.jobs.plugins.module_utils import _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import retrying, schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
-DESIGN = Path(_job.__file__).parents[3] / "docs" / "design.md"
+DESIGN = Path(_job.__file__).parents[3] / "docs" / "design" / "attempts.md"
 PARAMS = {**retrying.DEFAULTS, "timeout": 60, "rerun": "always", "retries": 3}
 POLICY = retrying.checked(PARAMS)["retry"]
 RETRIES = 2
