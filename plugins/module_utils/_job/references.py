@@ -78,7 +78,7 @@ def references(jobs: object) -> list[Reference]:
 
 
 def any_glob(names: list[str] | None) -> Callable[[str | None], bool]:
-    """Return what tells whether a name fits one of the globs; None for globs that every job fits, also one without a name.
+    """Return what tells whether a name fits one of the globs. Without globs, None, every job fits, also a nameless one.
 
     :raises JobError: one of them is not a glob.
     """
