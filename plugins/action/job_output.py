@@ -35,7 +35,8 @@ class ActionModule(ForwardingAction):
         pieces = _Pieces(int(self._task.args.get("max_bytes") or PIECE_BYTES))
         args = dict(self.forwarded(), jid=answer["ansible_job_id"])
         is_one = args.get("attempt") is not None
-        for other in ("name", "tail_lines"):  # a name may mean another job the next time
+        # A name or a glob may mean another job the next time.
+        for other in ("name", "names", "states", "tail_lines"):
             args.pop(other, None)
         while True:
             pieces.take(answer)

@@ -257,7 +257,17 @@ def _entries(params: dict[str, Any], spec: dict[str, Any]) -> list[dict[str, Any
 
 
 PATHS = sorted(name for name, option in {**JOB, **ASYNC_DIR}.items() if option["type"] == "path")
-GIVEN: dict[str, Any] = {"jobs": {"type": "raw", "required": True}}
+NAMES: dict[str, Any] = {"names": {"type": "list", "elements": "str"}}
+MATCH: dict[str, Any] = {
+    **NAMES,
+    "states": {"type": "list", "elements": "str", "choices": list(schema.STATES)},
+}
+# The jobs that a call means: given by themselves, or by what they are.
+GIVEN: dict[str, Any] = {"jobs": {"type": "raw"}, **MATCH}
+ONE_WAY: dict[str, Any] = {
+    "mutually_exclusive": [["jobs", "names"], ["jobs", "states"]],
+    "required_one_of": [["jobs", "names", "states"]],
+}
 
 START = Arguments("job_start", JOB, mutually_exclusive=[ONE_COMMAND], required_one_of=[ONE_COMMAND])
 START_MODULE = Arguments("job_module", MODULE)
@@ -295,21 +305,22 @@ WAIT = Arguments(
         "reconnect_timeout": {"type": "raw", "default": 600},
         "output": dict(SHOW, default="full"),
     },
+    **ONE_WAY,
 )
 INFO = Arguments(
     "job_info",
+    MATCH,
     {
-        "states": {"type": "list", "elements": "str", "choices": list(schema.STATES)},
-        "names": {"type": "list", "elements": "str"},
         "jids": {"type": "list", "elements": "str"},
         "limit": {"type": "int", "default": 0},
-        "order": {"type": "str", "choices": list(schema.ORDERS), "default": schema.NEWEST},
+        "order": {"type": "str", "choices": list(schema.ORDERS), "default": schema.ATTENTION},
         "output": dict(SHOW, default="none"),
     },
 )
 OUTPUT = Arguments(
     "job_output",
     ONE_JOB,
+    MATCH,
     REVEAL,
     {
         "stream": {"type": "str", "choices": list(schema.STREAMS), "default": "stdout"},
@@ -320,8 +331,11 @@ OUTPUT = Arguments(
         "wait": {"type": "raw", "default": 0},
         "follow": {"type": "bool", "default": False},
     },
-    mutually_exclusive=[["jid", "name"], ["offset", "tail_lines"]],
-    required_one_of=[["jid", "name"]],
+    mutually_exclusive=[
+        *(["jid", "name"], ["jid", "names"], ["jid", "states"], ["name", "names"]),
+        *(["name", "states"], ["offset", "tail_lines"]),
+    ],
+    required_one_of=[["jid", "name", "names", "states"]],
 )
 STOP = Arguments(
     "job_stop",
@@ -331,6 +345,7 @@ STOP = Arguments(
         "grace": {"type": "raw"},
         "missing": {"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
     },
+    **ONE_WAY,
 )
 NOTIFY_NOW = Arguments(
     "job_notify",
@@ -341,6 +356,7 @@ NOTIFY_NOW = Arguments(
 )
 PRUNE = Arguments(
     "job_prune",
+    NAMES,
     {
         "states": {
             "type": "list",

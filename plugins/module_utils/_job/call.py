@@ -118,9 +118,12 @@ class Call:
         return job
 
     def left_out(self) -> str | None:
-        """Return why there need not be a job of the parameter ``name``: check mode; None if there must be one."""
-        if self.check_mode and self.params["name"] is not None:
-            return "there is no job of that name; the launch before may be one that check mode left out"
+        """Return why there need not be a job of that name, or that matches: check mode; None if there must be one."""
+        if self.check_mode and self.params["jid"] is None:
+            which = "of that name" if self.params["name"] is not None else "that matches"
+            return (
+                "there is no job %s; the launch before may be one that check mode left out" % which
+            )
         return None
 
     def invocation(self) -> Record:

@@ -48,6 +48,7 @@ RETRY = (
     "retry"  # the reason of a queued job that has been started, and pauses before its next attempt
 )
 TOTAL = "timeout_total"  # the reason of a job that was ended because all of its attempts together took too long
+LIVE_STATES = (QUEUED, RUNNING)
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
 REQUESTER = ("via", "user", "login", "controller_user", "controller")  # see requester()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from . import host, notifying, trust
+from . import host, notifying
 from .call import why_absent
-from .listing import Listing
+from .listing import Listing, others
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,10 +38,7 @@ def run(call: Call) -> Record:
     if listing.missing:
         text += "; " + why_absent(path, listing.missing[0], None)
     elif not total and not any(asked.values()):
-        others = ", ".join(trust.whose(path))
-        text += "; there are async dirs of %s: look as that user" % others if others else ""
-        own = [folder for name, folder in trust.elsewhere(path) if name == user]
-        text += "; there is an async dir of yours in %s" % ", ".join(own) if own else ""
+        text += others(path)
     return {
         "jobs": jobs,
         "counts": listing.counts,

@@ -24,7 +24,7 @@ from .references import Reference, references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable
+    from typing import Any, Callable, Iterable, Sequence
 
     from .call import Call
     from .schema import Record
@@ -345,20 +345,50 @@ class _Bells:
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
 
 
-def waiter(call: Call) -> Waiter:
-    """Return who looks at the jobs that a call's parameter ``jobs`` means. It is closed with the call.
+def waiter(call: Call, *, only: Sequence[str] | None = None) -> Waiter:
+    """Return who looks at the jobs that a call's parameters mean: ``jobs``, or ``names`` and ``states``.
 
-    :raises JobError: the parameter means no jobs, or the async dir cannot be used.
+    It is closed with the call. Which jobs match is decided once, here.
+
+    :param only: the states of which jobs must be that are meant by ``names`` and ``states``; None for all.
+    :raises JobError: the parameters mean no jobs, or the async dir cannot be used.
     """
-    meant, path = references(call.params["jobs"]), call.async_dir
+    path = call.async_dir
+    store, meant = _meant(call, only)
     found = Waiter(
-        call.find_store(),
+        store,
         meant,
         lambda one: why_absent(path, one.jid, one.name, one.launched),
         settle=not call.check_mode,
     )
     call.at_end(found.close)
     return found
+
+
+def _meant(call: Call, only: Sequence[str] | None) -> tuple[Store | None, list[Reference]]:
+    if call.params["jobs"] is not None:
+        meant = references(call.params["jobs"])
+        return call.find_store(), meant
+    # Imported here: few waits need it.
+    from . import listing
+
+    if not listing.is_by_match(call):
+        raise JobError("one of the following is required: jobs, names, states")
+    store = call.find_store()
+    jobs = listing.matching(call, store, only=only, latest=only is None)
+    return store, [Reference(jid=job["ansible_job_id"]) for job in jobs]
+
+
+def nothing(call: Call, waiter: Waiter, what: str) -> str | None:
+    """Say why there is nothing to do: no job matches; None if jobs are given by themselves, or one matches.
+
+    :param what: what kind of job none matches.
+    """
+    if call.params["jobs"] is not None or waiter.found:
+        return None
+    from . import listing
+
+    return listing.no_match(call, waiter.store, what)
 
 
 def _find(store: Store | None, reference: Reference) -> Job | None:
