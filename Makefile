@@ -9,7 +9,7 @@ BIN := .venv/bin
 export NO_COLOR = 1
 
 LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check license-check \
-        extra-checks build-import-check roles-readme ansible-lint actionlint
+        extra-checks build-import-check roles-readme return-docs ansible-lint actionlint
 # What each command runs, in this order.
 lint          := $(LINT)
 test          := $(LINT) collection docs unit browser sanity integration molecule
@@ -52,9 +52,9 @@ test demo collection test-faults test-machines test-async bench lint unit browse
 test-edges: export DURABLE_JOBS_MATRIX = edges
 test-matrix test-edges:
 	@CI=true $(NOX) --no-install --session $($@) grid
-format: .nox/ready-lint ## let the formatters change the files, and write the roles' README files
+format: .nox/ready-lint ## let the formatters change the files, write the roles' README files and the modules' RETURN blocks
 	@CI=false $(NOX) --no-install --session formatters
-	@$(NOX) --no-install --session roles-readme -- generate
+	@$(NOX) --no-install --session roles-readme return-docs -- generate
 clean: ## remove everything that the checks made in this folder
 	rm -rf .nox .venv dist docs/build tests/output .ansible
 

@@ -176,6 +176,13 @@ def roles_readme(session: nox.Session) -> None:
     session.run("ansible-docsmith", "generate", *check, ".")
 
 
+@nox.session(name="return-docs", python=False)
+def return_docs(session: nox.Session) -> None:
+    """Compare the RETURN blocks of modules with the job dictionary's template (`-- generate` writes them)."""
+    check = () if session.posargs else ("--check",)
+    session.run(sys.executable, "tests/tools/return_docs.py", *check)
+
+
 @nox.session
 def actionlint(session: nox.Session) -> None:
     """Check the workflows of GitHub Actions."""

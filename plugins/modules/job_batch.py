@@ -199,8 +199,8 @@ failed_jobs:
   elements: str
 """
 
-from ..module_utils._argspec import BATCH
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import BATCH
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:

@@ -153,8 +153,8 @@ msg:
   sample: 12 jobs in /home/deploy/.ansible_async as user deploy
 """
 
-from ..module_utils._argspec import INFO
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import INFO
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:

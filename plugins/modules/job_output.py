@@ -194,8 +194,8 @@ finished:
   type: bool
 """
 
-from ..module_utils._argspec import OUTPUT
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import OUTPUT
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:

@@ -288,6 +288,7 @@ poll:
     retries: 361
     delay: 1
     wait: 9
+# The job dictionary, from docs/templates/job_return.yml.
 ansible_job_id:
   description: The job's id, C(jid) for short. Unique, and sortable by launch time.
   returned: always
@@ -331,7 +332,7 @@ signal:
 reason:
   description:
     - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
-      V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(watchdog) ended,
+      V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(durable.jobs.job_start#module:watchdog) ended,
       V(oom) of a failed one of which the kernel has killed a process for lack of memory (only where
       RV(containment) is V(systemd)).
   returned: always
@@ -340,6 +341,7 @@ cmd:
   description:
     - What was launched, as a list, or as a string if it was given as
       O(durable.jobs.job_start#module:shell).
+    - For a module, its name, and when it has ended, what it returns as C(cmd) if it does.
   returned: always
   type: raw
   sample: [/bin/sleep, '15']
@@ -406,7 +408,7 @@ output_error:
   description:
     - What the disk said, for example V(No space left on device), if a command that wrote its output there was, or would have been,
       refused. Nobody can count what was lost so; RV(stdout_bytes) counts what is there.
-    - Null if nothing of the kind was seen. The disk is looked at when the job ends, and while it runs unless O(output_limit)
+    - Null if nothing of the kind was seen. The disk is looked at when the job ends, and while it runs unless O(durable.jobs.job_start#module:output_limit)
       is V(0).
   returned: always
   type: str
@@ -466,10 +468,11 @@ survivors:
   returned: when the job was ended by its deadline or on request
   type: list
   elements: dict
+# End of the job dictionary.
 """
 
-from ..module_utils._argspec import START
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import START
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:

@@ -115,6 +115,7 @@ erased:
   description: The record that was removed; null if none was.
   returned: always
   type: str
+# The job dictionary, from docs/templates/job_return.yml.
 ansible_job_id:
   description: The job's id, C(jid) for short. Unique, and sortable by launch time.
   returned: always
@@ -158,14 +159,16 @@ signal:
 reason:
   description:
     - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
-      V(unsupervised) of a running one whose keeper was killed, V(oom) of a failed one of which the
-      kernel has killed a process for lack of memory.
+      V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(durable.jobs.job_start#module:watchdog) ended,
+      V(oom) of a failed one of which the kernel has killed a process for lack of memory (only where
+      RV(containment) is V(systemd)).
   returned: always
   type: str
 cmd:
   description:
     - What was launched, as a list, or as a string if it was given as
       O(durable.jobs.job_start#module:shell).
+    - For a module, its name, and when it has ended, what it returns as C(cmd) if it does.
   returned: always
   type: raw
   sample: [/bin/sleep, '15']
@@ -192,7 +195,7 @@ timeout:
   returned: always
   type: float
 deadline:
-  description: When the limit is reached; null if there is none.
+  description: When the limit is reached, also one that the command has extended; null if there is none.
   returned: always
   type: str
 stdout:
@@ -232,8 +235,8 @@ output_error:
   description:
     - What the disk said, for example V(No space left on device), if a command that wrote its output there was, or would have been,
       refused. Nobody can count what was lost so; RV(stdout_bytes) counts what is there.
-    - Null if nothing of the kind was seen. The disk is looked at when the job ends, and while it runs unless
-      O(durable.jobs.job_start#module:output_limit) is V(0).
+    - Null if nothing of the kind was seen. The disk is looked at when the job ends, and while it runs unless O(durable.jobs.job_start#module:output_limit)
+      is V(0).
   returned: always
   type: str
 stdout_file:
@@ -260,10 +263,25 @@ user:
   returned: always
   type: str
 progress:
-  description: What the command has reported of its progress; null if nothing. See M(durable.jobs.job_start).
+  description:
+    - What the command has reported of its progress so far; null if nothing.
+    - Reports are shown within half a second. One that comes faster replaces the one before.
   returned: always
   type: dict
   sample: {percent: 40, status: copying files, at: '2026-11-21 23:00:02.118301'}
+  contains:
+    percent:
+      description: The number, from 0 to 100, of the last C(X_PROGRESS); null if there was none.
+      type: float
+    status:
+      description:
+        - The text of the last C(STATUS), as one line of at most 200 characters, without control characters; null if there was
+          none, or an empty one.
+        - Hidden for a job that was launched with C(no_log).
+      type: str
+    at:
+      description: When that was reported, in the target's local time.
+      type: str
 stopped_by:
   description:
     - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.
@@ -277,10 +295,11 @@ survivors:
   returned: when the job was ended by its deadline or on request
   type: list
   elements: dict
+# End of the job dictionary.
 """
 
-from ..module_utils._argspec import STATUS
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import STATUS
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:

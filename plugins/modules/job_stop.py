@@ -131,8 +131,8 @@ failed_jobs:
   elements: str
 """
 
-from ..module_utils._argspec import STOP
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import STOP
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:

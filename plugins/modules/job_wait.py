@@ -138,8 +138,8 @@ unfinished_jobs:
   elements: str
 """
 
-from ..module_utils._argspec import WAIT
-from ..module_utils._module import ask
+from ansible_collections.durable.jobs.plugins.module_utils._argspec import WAIT
+from ansible_collections.durable.jobs.plugins.module_utils._module import ask
 
 
 def main() -> None:

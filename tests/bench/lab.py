@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -299,6 +300,8 @@ def open_lab(*, quick: bool) -> t.Iterator[Lab]:
             no_ssh = str(why)
         for name in list(hosts):
             hosts[f"{name}_pipelined"] = dict(hosts[name], ansible_pipelining=True)
+            if shutil.which("sudo"):
+                hosts[f"{name}_become"] = dict(hosts[f"{name}_pipelined"], ansible_become=True)
             hosts[name] = dict(hosts[name], ansible_pipelining=False)
         lab = Lab(folder, hosts=hosts, no_ssh=no_ssh, quick=quick, targets=targets)
         stack.callback(lab.close)

@@ -30,7 +30,7 @@ from ansible_collections.durable.jobs.tests.bench.report import Aim, Plot, Secti
 HOST = "local_pipelined"
 REST = 1.0  # seconds from the launch of the last job to the look at the processes
 AIM_COUNT = 100
-AIM_PSS = 1.5  # MB each, of AIM_COUNT jobs of one batch
+AIM_PSS = 1.4  # MB each, of AIM_COUNT jobs of one batch
 AIM_CPU = 0.02  # of one core
 WARM = 10.0  # seconds of waiting that are not looked at: the first run of the module
 WINDOW = 60.0  # seconds that are looked at; job_wait asks again once in them

@@ -23,8 +23,9 @@ from ansible_collections.durable.jobs.tests.bench.report import Aim, Plot, Secti
 
 PLACES = ("local_pipelined", "ssh_pipelined")
 SECONDS = 2  # that each job runs
-LAUNCH_AIM = 3  # times a plain command task, for LAUNCH_COUNT jobs
+LAUNCH_AIM = 2  # times a plain command task, for LAUNCH_COUNT jobs
 LAUNCH_COUNT = 100
+MANY, MANY_AIM = 1000, 4.0  # jobs, and seconds beyond their own
 
 COSTS = {
     "wall": "wall time beyond the jobs' own, s",
@@ -206,6 +207,7 @@ def _section(found: Found, place: str) -> Section:
         times = launch["launch"] / launch["plain"]
         promise = f"launching {LAUNCH_COUNT} takes at most {LAUNCH_AIM} times one plain `command` task, {where}"
         section.aims.append(Aim(promise, f"{times:.2f} times as long", times <= LAUNCH_AIM))
+    section.aims += _limits(found, place)
     for (at, way), why in found.failures.items():
         if at == place:
             section.notes.append(f"{way.title} was given up, {why}")
@@ -246,6 +248,21 @@ def _ahead(found: Found, place: str, pair: tuple[Way, Way]) -> Aim:
     if behind:
         measured += f" ({'; '.join(behind)})"
     return Aim(promise, measured, bool(shares) and not behind)
+
+
+def _limits(found: Found, place: str) -> list[Aim]:
+    """Judge the wall time of one job and of very many."""
+    aims = []
+    ours, other = (found.values.get((place, way, 1), {}).get("wall") for way in (WAYS[0], WAYS[3]))
+    share = report.share(ours, other)
+    if share is not None:
+        promise = f"one job, {WAYS[0].title}: no slower than {WAYS[3].title}, {label(place)}"
+        aims.append(Aim(promise, f"{share:.2f} times as long", share <= 1))
+    many = found.values.get((place, WAYS[0], MANY), {}).get("wall")
+    if many is not None:
+        promise = f"{MANY} jobs take at most {MANY_AIM:g} s beyond their own time, {label(place)}"
+        aims.append(Aim(promise, f"{many:.2f} s", many <= MANY_AIM))
+    return aims
 
 
 def counts_of(found: Found, place: str) -> list[int]:

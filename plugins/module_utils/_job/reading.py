@@ -93,7 +93,7 @@ class Reader:
         self.hidden = None if reveal else self._why_hidden()
 
     def _look(self) -> None:
-        """Take the job's hang-up descriptor, then look at the job, so that nothing that happens after the look is missed."""
+        """Take the job's hang-up descriptor, then look at the job: nothing that happens later is missed."""
         if self._hangup >= 0:
             os.close(self._hangup)
         hangup = status.hangup(self._job)

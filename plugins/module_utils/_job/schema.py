@@ -206,8 +206,8 @@ class Evidence:
 def verdict(evidence: Evidence) -> tuple[str, str | None]:
     """Say what has become of a job whose record is not final: a state and a reason.
 
-    The table is in docs/design/verdicts.md; the first row that fits decides. ``exited`` stands for "the exit record decides":
-    the state is then what :func:`outcome` makes of it.
+    The table is in docs/design/verdicts.md; the first row that fits decides. ``exited`` stands for "the exit record
+    decides": the state is then what :func:`outcome` makes of it.
     """
     if evidence.keeper:
         # With an exit record too: its keeper is about to write the final record.

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Waiting for many jobs at once, on the target. Private to the collection.
 
-One poll(2) watches the hang-up descriptors of all jobs (see _job.status), so waiting costs no time of the processor, and only a job
-that has hung up is looked at again.
+One poll(2) watches the hang-up descriptors of all jobs (see _job.status), so waiting costs no time of the processor.
+Only a job that has hung up is looked at again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from .schema import Record
     from .store import Job, Store
 
-# Seconds between two looks at a job without a hang-up descriptor: the builtin's, one whose command has been orphaned, and those for
-# which there are not enough descriptors.
+# Seconds between two looks at a job without a hang-up descriptor: the builtin's, one whose command has been orphaned,
+# and those for which there are not enough descriptors.
 RECHECK_INTERVAL = 0.5
-# Seconds between two looks at who has reported progress. That causes no hang-up: it costs a stat(2) for each running job.
+# Seconds between two looks at who has reported progress. That causes no hang-up, so it costs a stat(2) for each
+# running job.
 PROGRESS_INTERVAL = 2.0
 LONGEST_SLEEP = 3600.0  # seconds; poll(2) takes no more than a month
 SPARE_DESCRIPTORS = 64
