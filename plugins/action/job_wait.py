@@ -18,6 +18,7 @@ from ..module_utils._argspec import WAIT
 from ..module_utils._job import quantities, schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.references import references
+from ..module_utils._job.summary import who
 from ..plugin_utils._display import Lines
 from ..plugin_utils._forward import ForwardingAction, refused
 
@@ -283,8 +284,7 @@ def _seconds(value: object) -> float | None:
 
 
 def _line(job: dict[str, t.Any]) -> str:
-    who = job["name"] or job["ansible_job_id"] or "a job that was not launched"
-    text = "%s: %s" % (who, job["state"] or "missing")
+    text = "%s: %s" % (who(job), job["state"] or "missing")
     if job["reason"]:
         text += " (%s)" % job["reason"]
     elapsed, timeout = _seconds(job["elapsed"]), _seconds(job["timeout"])

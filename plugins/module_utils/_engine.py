@@ -69,6 +69,7 @@ PARTS = (
     "stopping",
     "stopping_many",
     "store",
+    "summary",
     "system_log",
     "systemd",
     "processes",

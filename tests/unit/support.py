@@ -32,6 +32,17 @@ def until(condition, what="the condition", patience=PATIENCE):
     raise AssertionError(f"{what} did not come true within {patience} s")
 
 
+def opened(path):
+    """Return what this process has open below a path."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except FileNotFoundError:  # the listing's own
+            continue
+    return sorted(name for name in found if name.startswith(str(path)))
+
+
 def request(*argv, **changes):
     """Return a launcher request for a command, with the parameters that a test cares for."""
     asked = {

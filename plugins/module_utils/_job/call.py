@@ -111,6 +111,12 @@ class Call:
             raise MissingRecord(name)
         return job
 
+    def left_out(self) -> str | None:
+        """Return why there need not be a job of the parameter ``name``: check mode; None if there must be one."""
+        if self.check_mode and self.params["name"] is not None:
+            return "there is no job of that name; the launch before may be one that check mode left out"
+        return None
+
     def invocation(self) -> Record:
         """Return the echo of the parameters that every result carries, without the secret ones."""
         return schema.invocation(self.params, self.request["unshown"])

@@ -9,6 +9,7 @@ from . import launch, naming, schema
 from .errors import JobError
 from .module_jobs import module_request, stage_part
 from .record_io import MissingRecord
+from .summary import some
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _summary(results: list[Record]) -> Record:
         summary["msg"] = "could not launch %d of %d jobs: %s; the first: %s" % (
             len(failed),
             len(results),
-            ", ".join(failed[:20]) + (", ..." if len(failed) > 20 else ""),
+            some(failed),
             first,
         )
     return summary

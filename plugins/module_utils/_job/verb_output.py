@@ -38,10 +38,9 @@ def run(call: Call) -> Record:
     try:
         return _read(call)
     except (FileNotFoundError, MissingRecord):
-        if call.check_mode and params["name"] is not None:
-            text = "there is no job of that name; the launch before may be one that check mode left out"
-            # With that id the tasks that follow are skipped, too.
-            return _skipped(dict(params, jid=schema.PREDICTED_JID), text)
+        why = call.left_out()
+        if why:  # with that id the tasks that follow are skipped, too
+            return _skipped(dict(params, jid=schema.PREDICTED_JID), why)
         raise JobError(why_absent(call.async_dir, params["jid"], params["name"])) from None
     except OSError as error:
         why = "cannot read the output in %s as user %s: %s"

@@ -10,6 +10,7 @@ import os
 from . import host
 from .errors import JobError
 from .pruning import Pruning
+from .summary import some
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from .schema import Record
 
 LIMITS = ("older_than", "keep_last", "max_bytes")
-NAMED = 20  # jobs that a message names
 
 
 def run(call: Call) -> Record:
@@ -62,8 +62,7 @@ def _summary(
         jobs = "1 job" if len(removed) == 1 else "%d jobs" % len(removed)
         text = "%s %s of %d bytes; %d left" % (verb, jobs, room, kept)
     if failed:
-        names = ", ".join(failed[:NAMED]) + (", ..." if len(failed) > NAMED else "")
-        told = (len(failed), len(chosen), names, next(iter(refused.values())).msg)
+        told = (len(failed), len(chosen), some(failed), next(iter(refused.values())).msg)
         text = "could not remove %d of %d jobs: %s; the first: %s" % told
     return {
         "pruned": [one.described() for one in removed],

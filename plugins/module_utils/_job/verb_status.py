@@ -48,15 +48,14 @@ def _answer(call: Call) -> Record:
             return wait(job, params["wait"], settle=settle, **shown)
         found = look(job, settle=settle)
     except (FileNotFoundError, MissingRecord):
-        may_be_predicted = call.check_mode and params["name"] is not None
+        why = call.left_out()
         # With that id the tasks that follow know of it, too.
-        jid = schema.PREDICTED_JID if may_be_predicted else params["jid"]
+        jid = schema.PREDICTED_JID if why else params["jid"]
         nothing = schema.present(schema.unknown(jid))
         if cleanup:
             return nothing
-        if may_be_predicted:
-            text = "there is no job of that name; the launch before may be one that check mode left out"
-            return dict(nothing, skipped=True, msg=text)
+        if why:
+            return dict(nothing, skipped=True, msg=why)
         raise JobError(why_absent(call.async_dir, params["jid"], params["name"])) from None
     except OSError as error:
         why = "cannot look at the job in %s as user %s: %s"

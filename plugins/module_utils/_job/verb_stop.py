@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from . import schema, stopping_many, waiting
-from .call import requester, why_absent
+from .call import requester
 from .errors import JobError
-from .references import references
+from .summary import some, who
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,27 +17,17 @@ if TYPE_CHECKING:
     from .store import Store
 
 OUTPUT_TOTAL = 4 * 1024 * 1024  # bytes of output of all jobs in one result
-NAMED = 20  # jobs that a message names
 
 
 def run(call: Call) -> Record:
     """Stop the jobs that the parameters mean and return the result."""
     params = call.params
     number = None if params["signal"] is None else schema.signal_number(params["signal"])
-    meant = references(params["jobs"])
-    store = call.find_store()
-    path = call.async_dir
-    waiter = waiting.Waiter(
-        store,
-        meant,
-        lambda one: why_absent(path, one.jid, one.name, one.launched),
-        settle=not call.check_mode,
-    )
-    call.at_end(waiter.close)
+    waiter = waiting.waiter(call)
     live = list(waiter.chosen(stopping_many.is_live))
     failures: dict[int, str] = {}
-    if store is not None and not call.check_mode:
-        failures = _stop(call, store, waiter, number)
+    if waiter.store is not None and not call.check_mode:
+        failures = _stop(call, waiter.store, waiter, number)
     jobs = waiter.shown("tail", OUTPUT_TOTAL)
     for index, job in enumerate(jobs):
         if job["state"] is None and not call.check_mode and params["missing"] == "fail":
@@ -67,9 +57,7 @@ def _stop(call: Call, store: Store, waiter: waiting.Waiter, number: int | None) 
 def _summary(
     jobs: list[Record], live: list[int], failures: dict[int, str], predicted: bool
 ) -> Record:
-    names = [
-        str(job["name"] or job["ansible_job_id"] or "a job that was not launched") for job in jobs
-    ]
+    names = [who(job) for job in jobs]
     stopped = [
         names[index]
         for index in live
@@ -86,16 +74,12 @@ def _summary(
     }
     text = "nothing to stop"
     if stopped:
-        text = "%s %s" % ("would stop" if predicted else "stopped", _some(stopped))
+        text = "%s %s" % ("would stop" if predicted else "stopped", some(stopped))
     if failures:
         text = "could not stop %d of %d jobs: %s; the first: %s" % (
             len(failures),
             len(jobs),
-            _some(failed),
+            some(failed),
             failures[min(failures)],
         )
     return dict(result, msg=text)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

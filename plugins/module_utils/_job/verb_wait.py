@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from . import schema, waiting
-from .call import why_absent
-from .references import references
+from .summary import some, who
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from .schema import Record
 
 OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
-NAMED = 20  # jobs that a message names
 
 
 def run(call: Call) -> Record:
@@ -24,22 +22,13 @@ def run(call: Call) -> Record:
     With ``look`` in the request this is one part of a wait that plugins/action/job_wait.py does in parts.
     """
     params = call.params
-    meant = references(params["jobs"])
-    store = call.find_store()
-    path = call.async_dir
-    waiter = waiting.Waiter(
-        store,
-        meant,
-        lambda one: why_absent(path, one.jid, one.name, one.launched),
-        settle=not call.check_mode,
-    )
-    call.at_end(waiter.close)
+    waiter = waiting.waiter(call)
     lost_keeper = [] if call.check_mode else waiter.unsupervised()
-    if lost_keeper and store is not None:
+    if lost_keeper and waiter.store is not None:
         # Imported here: few waits need it.
         from .launch import adopt
 
-        adopt(store, lost_keeper)
+        adopt(waiter.store, lost_keeper)
     is_reached = waiting.goal(params["until"])
     # How long this run may last, what has been seen before, how long to collect what is new, and whether the time is
     # over when it has lasted so long. Without an action plugin it is.
@@ -61,7 +50,7 @@ def run(call: Call) -> Record:
     if call.check_mode:
         _predict(result)
     elif not done:
-        going = _some(result["unfinished_jobs"])
+        going = some(result["unfinished_jobs"])
         result.update(failed=True, msg="still going after %g s: %s" % (params["timeout"], going))
     return result
 
@@ -77,26 +66,18 @@ def _predict(result: Record) -> None:
 def _summary(jobs: list[Record]) -> Record:
     failed = [job for job in jobs if job["finished"] and job["failed"]]
     finished = [job for job in jobs if job["finished"]]
-    names = [_who(job) for job in failed]
+    names = [who(job) for job in failed]
     text = "%d of %d jobs succeeded" % (len(finished) - len(failed), len(jobs))
     if len(jobs) == len(failed) == 1:
         text = failed[0]["msg"]
     elif failed:
-        text = "%d of %d jobs did not succeed: %s" % (len(failed), len(jobs), _some(names))
+        text = "%d of %d jobs did not succeed: %s" % (len(failed), len(jobs), some(names))
         text += "; the first: %s" % failed[0]["msg"]
     return {
         "jobs": jobs,
         "counts": waiting.counts(jobs),
         "failed_jobs": names,
-        "unfinished_jobs": [_who(job) for job in jobs if not job["finished"]],
+        "unfinished_jobs": [who(job) for job in jobs if not job["finished"]],
         "failed": bool(failed),
         "msg": text,
     }
-
-
-def _who(job: Record) -> str:
-    return str(job["name"] or job["ansible_job_id"] or "a job that was not launched")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

@@ -15,16 +15,18 @@ import select
 import time
 
 from . import schema, status
+from .call import why_absent
 from .errors import JobError
 from .names import latest_job
 from .printable import make_printable
 from .record_io import MissingRecord
-from .references import Reference
+from .references import Reference, references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable, Iterable
 
+    from .call import Call
     from .schema import Record
     from .store import Job, Store
 
@@ -67,6 +69,7 @@ class Waiter:
         *,
         settle: bool,
     ) -> None:
+        self.store = store
         self._settle = settle
         self._why_absent = absent
         self._meant: list[Reference] = []
@@ -321,6 +324,22 @@ class _Bells:
         for number in list(self._hung):
             self.take_down(number)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+
+
+def waiter(call: Call) -> Waiter:
+    """Return who looks at the jobs that a call's parameter ``jobs`` means. It is closed with the call.
+
+    :raises JobError: the parameter means no jobs, or the async dir cannot be used.
+    """
+    meant, path = references(call.params["jobs"]), call.async_dir
+    found = Waiter(
+        call.find_store(),
+        meant,
+        lambda one: why_absent(path, one.jid, one.name, one.launched),
+        settle=not call.check_mode,
+    )
+    call.at_end(found.close)
+    return found
 
 
 def _find(store: Store | None, reference: Reference) -> Job | None:

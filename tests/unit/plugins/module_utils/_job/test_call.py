@@ -3,23 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import os
 import resource
 
 from ansible_collections.durable.jobs.plugins.module_utils._job.call import Call
 from ansible_collections.durable.jobs.plugins.module_utils._job.references import references
 from ansible_collections.durable.jobs.plugins.module_utils._job.waiting import Waiter
-
-
-def opened(path):
-    """Return what this process has open below a path."""
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:  # the listing's own
-            continue
-    return sorted(name for name in found if name.startswith(path))
+from ansible_collections.durable.jobs.tests.unit.support import opened
 
 
 def asked(path, **changes):

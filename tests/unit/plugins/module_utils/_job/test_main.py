@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import resource
 
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils._job import boot, main
-from ansible_collections.durable.jobs.tests.unit.support import question
+from ansible_collections.durable.jobs.tests.unit.support import opened, question
 
 LIST = {"names": None, "states": None, "jids": None, "limit": 0, "order": "newest"}
 
@@ -19,17 +18,6 @@ LIST = {"names": None, "states": None, "jids": None, "limit": 0, "order": "newes
 def request(path, verb="job_info", **changes):
     """Return a request as boot passes it on."""
     return dict(question(None, verb, **changes).request, async_dir=str(path))
-
-
-def opened(path):
-    """Return what this process has open below a path."""
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        try:
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:  # the listing's own
-            continue
-    return sorted(name for name in found if name.startswith(str(path)))
 
 
 def test_secret_parameters_are_not_echoed(tmp_path):
