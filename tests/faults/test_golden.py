@@ -19,7 +19,6 @@ import pytest
 from ansible_collections.durable.jobs.plugins.module_utils import _argspec
 from ansible_collections.durable.jobs.plugins.module_utils._job import naming, processes, status
 from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
-from ansible_collections.durable.jobs.plugins.module_utils._job.store import Store
 from ansible_collections.durable.jobs.tests.faults.test_killed import (
     command_of,
     kill,
