@@ -39,7 +39,7 @@ where.send(sys.argv[1].encode())
 
 
 def request(*argv, **changes):
-    """Return a launcher request. A test that is not about the limit does not come to it, however slow the machine is."""
+    """Return a launcher request whose limit does not come, however slow the machine is."""
     return support.request(*argv, **{"timeout": 20 * PATIENCE, **changes})
 
 

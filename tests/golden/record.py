@@ -20,6 +20,7 @@ own.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -62,8 +63,8 @@ where.send(%r)
 time.sleep(%d)
 """
 # What a look says of a job whose machine was switched off while the job was queued or running.
-GONE = dict.fromkeys(("rc", "signal", "end", "delta", "elapsed"))
-REBOOTED = {
+GONE: dict[str, Any] = dict.fromkeys(("rc", "signal", "end", "delta", "elapsed"))
+REBOOTED: dict[str, Any] = {
     **GONE,
     "state": "lost",
     "reason": "rebooted",
@@ -72,8 +73,8 @@ REBOOTED = {
     "changed": True,
 }
 # Its keeper had written down that the job is over before it sent the first signal.
-ENDED = {**REBOOTED, "state": "timed_out", "reason": None}
-LIVE = {
+ENDED: dict[str, Any] = {**REBOOTED, "state": "timed_out", "reason": None}
+LIVE: dict[str, dict[str, Any]] = {
     "running": REBOOTED,
     "running with a report": REBOOTED,
     "running with no_log": REBOOTED,
@@ -340,7 +341,7 @@ def record_ways_to_end(recorder: Recorder) -> None:
     recorder.look("named before")
     start("named", shell="echo second", name="nightly")
     recorder.start_hidden("no_log", shell="echo hidden", name="hidden")
-    secrets = {"env": {"TOKEN": "canary in env"}, "stdin": "canary in stdin"}
+    secrets: Result = {"env": {"TOKEN": "canary in env"}, "stdin": "canary in stdin"}
     start("secrets", shell="wc -c", name="secrets", rerun="never", **secrets)
     ping = {"module": "ansible.builtin.ping", "args": {"data": "golden"}}
     start("module", verb="job_module", name="module", **ping)
@@ -401,7 +402,7 @@ def launch_live(recorder: Recorder) -> None:
     start("exited", shell=_waiting_for(NOW, "echo done; exit 4"), name="exited")
 
     for label in ("running", "running with no_log", "running module", "batch running"):
-        until(lambda label=label: recorder.file(label, "stdout"), "the output of " + label)
+        until(functools.partial(recorder.file, label, "stdout"), "the output of " + label)
     until(lambda: recorder.file("running with a report", "progress"), "the report")
     until(lambda: recorder.file("being ended", "ending"), "the stop signal")
     # The runner writes down how the command has ended, and nobody writes the final record.

@@ -38,7 +38,7 @@ class Recording:
         folder.mkdir(mode=0o700, exist_ok=True)
         with tarfile.open(str(self._folder / "async_dir.tgz")) as archive:
             # Without it, Python 3.14 refuses FIFOs. The archive is ours.
-            archive.extraction_filter = lambda member, _path: member  # type: ignore[method-assign, assignment]
+            archive.extraction_filter = lambda member, _path: member
             for member in archive.getmembers():
                 member.uid, member.gid = os.getuid(), os.getgid()
                 member.uname = member.gname = ""
