@@ -18,7 +18,9 @@ from ansible_collections.durable.jobs.plugins.module_utils import _engine, _job
 from ansible_collections.durable.jobs.plugins.module_utils._job import errors, processes, store
 
 PACKAGE = Path(_job.__file__).parent
-PATIENCE = 30  # seconds after which a condition that does not come true is a failure
+# Seconds after which a condition that does not come true, or an engine that does not answer, is a failure. Where other
+# work has the processors, all 30 have passed before an engine was compiled.
+PATIENCE = 120
 
 
 def until(condition, what="the condition", patience=PATIENCE):
