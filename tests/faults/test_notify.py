@@ -321,8 +321,9 @@ def _attempt_on_a_full_disk(full, receiver, left):
 
 def test_a_reboot(tmp_path, launcher, receiver):
     """
-    the machine is switched off while a job runs, and while the event of another one cannot be delivered
-    | the first look, or launch, after the reboot sends both: one job is `lost`, `rebooted`, the other what it was
+    the machine is switched off while a job runs, and while the event of another one cannot be delivered, and that of an
+    attempt of a job that pauses
+    | the first look, or launch, after the reboot sends all: the live jobs are `lost`, `rebooted`, the other what it was
     """
     machines.require()
     machine = machines.Machine(tmp_path)
@@ -331,14 +332,18 @@ def test_a_reboot(tmp_path, launcher, receiver):
         receiver.behaviour = "error"
         ended = machine.start(launcher, "exit 3", **notify(receiver))
         runs = machine.start(launcher, "sleep 600", **notify(receiver))
-        until(lambda: receiver.requests)
+        again = notify(receiver, on=["attempt", "lost"])
+        pauses = machine.start(launcher, "exit 3", retry=test_attempts.LONG, **again)
+        until(lambda: any(pauses.encode() in body for _headers, body in receiver.requests))
+        until(lambda: any(ended.encode() in body for _headers, body in receiver.requests))
         machine.power_off()
         receiver.behaviour = "ok"
         machine.boot()
         _look(machine, launcher)
-        until(lambda: set(receiver.ids()) == {ID % ended, ID % runs})
-        states = {event["id"]: event["data"]["state"] for event in receiver.taken}
-        assert states == {ID % ended: "failed", ID % runs: "lost"}
+        states = {ID % ended: "failed", ID % runs: "lost"}
+        states.update({ATTEMPT % (pauses, 1): "failed", ID % pauses: "lost"})
+        until(lambda: set(receiver.ids()) == set(states), "all events")
+        assert {event["id"]: event["data"]["state"] for event in receiver.taken} == states
     finally:
         machine.power_off()
 

@@ -85,8 +85,7 @@ def claim(store: Store) -> tuple[int, int] | None:
 
 
 def see_out(job: Job) -> None:
-    """Be the second witness of an end, in runner or standby: if the keeper is killed before it has told the end, we do.
-    """
+    """Be the second witness of an end, in runner or standby: we tell it if the keeper is killed before it has."""
     try:
         keeper = job.watch("keeper")
         if keeper is not None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from .schema import Record
 
 FINISHED = "durable.jobs.finished"  # the type of the event at a job's end
-TRIED_AGAIN = "durable.jobs.attempt"  # the type of the event of a failed attempt that is tried again,
+TRIED_AGAIN = (
+    "durable.jobs.attempt"  # the type of the event of a failed attempt that is tried again,
+)
 ATTEMPT = "attempt"  # and what asks for it in `on`
 ON = (*(state for state in schema.STATES if state in schema.FINISHED_STATES), ATTEMPT)
 
@@ -179,7 +181,7 @@ def _event(kind: str, job: Record, source: str | None, when: str, text: str) -> 
 def _after(record: Record, number: int) -> Record:
     """Return the dictionary of a job as it was when an attempt had failed that was to be tried again.
 
-    What is not known of an attempt any more when the next one runs is null, so the event is the same whenever it is made.
+    What is forgotten of an attempt when the next one runs is null, so the event is the same whenever it is made.
     """
     attempts = record["attempts"]
     if len(attempts) < number:

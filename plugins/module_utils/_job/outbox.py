@@ -131,7 +131,7 @@ class Outbox:
         fresh = {"state": notifying.PENDING, "reason": None, "tries": 0}
         return [dict(fresh, **one) if isinstance(one, dict) else dict(fresh) for one in found]
 
-    def is_due_some_time(self) -> bool:
+    def is_scheduled(self) -> bool:
         """Tell whether somebody has said when a delivery is due."""
         return os.fstat(self.fd).st_mtime != 0
 
@@ -170,9 +170,7 @@ class Outbox:
         except FileNotFoundError:  # the job has been removed
             files.unlink(name, outbox)
         else:
-            os.rename(
-                name, file_name(SETTLED, self.number), src_dir_fd=outbox, dst_dir_fd=home
-            )
+            os.rename(name, file_name(SETTLED, self.number), src_dir_fd=outbox, dst_dir_fd=home)
             os.close(home)
         finally:
             os.close(outbox)
@@ -270,7 +268,7 @@ def post(job: RecordIO, record: Record) -> None:
         withdraw(job, schema.tried_again(record) + 1)
         if outbox.read(EVENT) is None:
             _write_event(outbox, record)
-        elif not outbox.is_due_some_time():
+        elif not outbox.is_scheduled():
             outbox.due_in(0)
     except MISHAPS:
         pass
@@ -293,7 +291,7 @@ def _write_event(outbox: Outbox, record: Record) -> None:
 
 
 def _told(event: Record, sinks: list[Record], tail: Callable[[], Record | None]) -> Record:
-    """Return what the last part of a file holds: the event, the end of the output if a sink wants it, and since when."""
+    """Return what the last part of a file holds: the event, the end of the output if a sink wants it, and when it was."""
     found: Record = {"event": event}
     if any(one.get("include_output") for one in sinks):
         found["tail"] = tail()
@@ -355,7 +353,7 @@ def release(job: RecordIO, record: Record) -> bool:
                     home.due_in(0)
                 return True
             try:
-                if not found.is_due_some_time():
+                if not found.is_scheduled():
                     found.due_in(0)
             finally:
                 found.close()

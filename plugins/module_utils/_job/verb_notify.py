@@ -48,7 +48,7 @@ def run(call: Call) -> Record:
 
 
 def _pending(folder: int) -> list[str]:
-    """Return the names of the files with something to deliver: those of attempts by their numbers, then those of ends."""
+    """Return the names of the files with something to deliver: those of attempts in order, then those of ends."""
     names = [name for _pause, name in outbox.Waiting(folder).pending]
     return sorted(names, key=lambda name: _parsed(name)[1] or float("inf"))
 

@@ -144,15 +144,25 @@ def test_a_sink_hears_of_the_states_that_it_wants(on, state, wanted):
 
 
 def an_attempt(number, **changes):
-    found = {"attempt": number, "state": "failed", "rc": 70 + number, "signal": None, "reason": None}
-    found.update(start=f"2023-11-14 22:1{number}:00.000000", end=f"2023-11-14 22:1{number}:01.500000")
+    found = {
+        "attempt": number,
+        "state": "failed",
+        "rc": 70 + number,
+        "signal": None,
+        "reason": None,
+    }
+    found.update(
+        start=f"2023-11-14 22:1{number}:00.000000", end=f"2023-11-14 22:1{number}:01.500000"
+    )
     return {**found, "elapsed": 1.5, "stdout": f"c4nary {number}", "stderr": "", **changes}
 
 
 def of_attempts(over, again, **changes):
     """Return the record of a job of which so many attempts are over, and so many have been tried again."""
     attempts = [an_attempt(number) for number in range(1, over + 1)]
-    found = dict(RECORD, attempts=attempts, max_attempts=4, attempt=over, start_at="soon", **changes)
+    found = dict(
+        RECORD, attempts=attempts, max_attempts=4, attempt=over, start_at="soon", **changes
+    )
     found.update(state="queued", reason="retry", rc=None, finished=False, elapsed=None, start=None)
     found[schema.PRIVATE] = dict(RECORD[schema.PRIVATE], again=again, extended=99.5)
     return found
@@ -163,11 +173,19 @@ def test_the_event_of_an_attempt_tells_how_it_ended_and_when_the_next_one_is():
     data = event["data"]
     assert event["id"] == JID + ":2:durable.jobs.attempt"
     assert (event["type"], event["source"]) == ("durable.jobs.attempt", "web1")
-    assert event["time"] == "2023-11-14T22:13:21.750000Z"  # of the record, of which it is the latest
-    told = {key: data[key] for key in ("attempt", "max_attempts", "state", "rc", "elapsed", "delta")}
+    assert (
+        event["time"] == "2023-11-14T22:13:21.750000Z"
+    )  # of the record, of which it is the latest
+    told = {
+        key: data[key] for key in ("attempt", "max_attempts", "state", "rc", "elapsed", "delta")
+    }
     assert told == {
-        **{"attempt": 2, "max_attempts": 4, "state": "failed", "rc": 72},
-        **{"elapsed": 1.5, "delta": "0:00:01.500000"},
+        "attempt": 2,
+        "max_attempts": 4,
+        "state": "failed",
+        "rc": 72,
+        "elapsed": 1.5,
+        "delta": "0:00:01.500000",
     }
     assert (data["finished"], data["failed"], data["start_at"]) == (False, True, "soon")
     assert data["msg"] == "job work failed: rc 72 (attempt 2 of 4); it is tried again"
@@ -210,7 +228,9 @@ def test_an_attempt_that_could_not_be_started_or_was_lost_has_an_event():
     data = notifying.attempt_event(record, 1, None)["data"]
     assert (data["started"], data["delta"]) == (False, None)
     assert data["msg"] == "job work could not be started (attempt 1 of 4); it is tried again"
-    record["attempts"] = [an_attempt(1, state="lost", reason="killed", rc=None, end=None, elapsed=None)]
+    record["attempts"] = [
+        an_attempt(1, state="lost", reason="killed", rc=None, end=None, elapsed=None)
+    ]
     data = notifying.attempt_event(record, 1, None)["data"]
     assert (data["state"], data["started"], data["rc"]) == ("lost", True, None)
 
