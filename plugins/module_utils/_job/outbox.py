@@ -291,7 +291,7 @@ def _write_event(outbox: Outbox, record: Record) -> None:
 
 
 def _told(event: Record, sinks: list[Record], tail: Callable[[], Record | None]) -> Record:
-    """Return what the last part of a file holds: the event, the end of the output if a sink wants it, and when it was."""
+    """Return what the last part of a file holds: the event, the tail if a sink wants it, and when it was."""
     found: Record = {"event": event}
     if any(one.get("include_output") for one in sinks):
         found["tail"] = tail()
