@@ -19,6 +19,8 @@ options:
         C(<jid>:<attempt>:<type>), its C(source) is the name of the host in the inventory, and its C(data) is the job dictionary without output.
       - The event is on the disk before anybody is told that the job has finished, in room that was allocated at the launch.
         It is sent afterwards, so the end of a job never waits for a receiver.
+      - The event of an attempt is on the disk before anybody is told that the job pauses. If the disk has no room for it, the attempt is tried again
+        all the same, and the event is written when there is room. Until then the job cannot be removed.
       - It is sent at least once. A receiver that gets it twice, because its answer was lost, gets the same C(id) and the same bytes.
         Events of several jobs come in any order.
       - What is not taken is sent again after a second, then after pauses that double up to 5 minutes, until it is taken or older than
@@ -37,7 +39,8 @@ options:
       "on":
         description:
           - The states of which to tell, of V(succeeded), V(failed), V(timed_out), V(stopped) and V(lost). If it is not given, all of them.
-          - V(attempt) is each failed attempt of a job that is tried again.
+          - V(attempt) is each failed attempt of a job that is tried again. Its event has the C(type) C(durable.jobs.attempt), and its C(data) tells
+            how that attempt ended, and in C(start_at) when the next one starts.
           - YAML reads an unquoted C(on) as C(true). Both are understood.
         type: list
         elements: str

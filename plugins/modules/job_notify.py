@@ -82,6 +82,7 @@ jobs:
       given_up: 0
       sinks:
         - to: https://eda.example.com:5000
+          attempt: null
           state: pending
           reason: Connection refused
           tries: 7

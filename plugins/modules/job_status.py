@@ -339,10 +339,11 @@ notifications:
         state: pending
         reason: Connection refused
         tries: 7
+        attempt: null
         at: '2026-11-21 22:59:50.861902'
   contains:
     pending:
-      description: How many notifications are still tried.
+      description: How many notifications are still tried, of the end of the job and of attempts that are tried again.
       type: int
     delivered:
       description: How many have been taken.
@@ -355,6 +356,7 @@ notifications:
         - Of each entry to whom it is (C(to), without path and arguments, which may be secret), its C(state), why it has not been taken
           (C(reason)), how often it was tried, and when last (C(at)). The C(state) is null before the job has ended, and V(unwanted) if
           the entry does not want to hear of this end.
+        - Entries with a number as C(attempt) are of the event of that attempt. They are listed until it has been taken.
       type: list
       elements: dict
 survivors:

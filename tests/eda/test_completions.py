@@ -134,6 +134,14 @@ def test_an_event_is_handed_over_as_it_is_with_a_uuid_of_its_own(start):
     assert again.taken[1]["meta"] != meta
 
 
+def test_the_event_of_an_attempt_and_that_of_the_end_are_two(start):
+    source = start()
+    attempt = {"type": "durable.jobs.attempt", "id": "j1.1:1:durable.jobs.attempt"}
+    assert source.send(event(**attempt)) is None
+    assert source.send() is None
+    assert [one["type"] for one in source.taken] == [attempt["type"], event()["type"]]
+
+
 @pytest.mark.parametrize(
     "changes", [{"secret": None}, {"secret": "wrong"}, {"secret": ""}, {"bearer": SECRET}]
 )

@@ -45,8 +45,20 @@ SHAPES = {
         {"retry": SOON, "start_in": 0.1},
         {"keeper": "0", "standby": "0.0", "writer of the record": "0.1"},
     ),
+    # With notifications, see test_notify.
+    "told": (
+        {"retry": SOON},
+        {
+            "keeper": "0",
+            "standby": "0.0",
+            "writer of the pause": "0.2",
+            "guardian": "0.2.0",
+            "deliverer": "0.2.0.0",
+            "worker": "0.2.0.0.0",
+        },
+    ),
 }
-VICTIMS = [(shape, victim) for shape, (_changes, victims) in SHAPES.items() for victim in victims]
+VICTIMS = [(shape, victim) for shape in ("again", "later") for victim in SHAPES[shape][1]]
 
 
 class Step(every_step.Step):

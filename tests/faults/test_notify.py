@@ -18,10 +18,19 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.durable.jobs.plugins.module_utils import _engine
-from ansible_collections.durable.jobs.plugins.module_utils._job import outbox, processes, status
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    outbox,
+    processes,
+    status,
+    stopping,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job.names import latest_job
 from ansible_collections.durable.jobs.tests.faults import machine as machines
-from ansible_collections.durable.jobs.tests.faults import test_disk, test_every_step
+from ansible_collections.durable.jobs.tests.faults import (
+    test_attempts,
+    test_disk,
+    test_every_step,
+)
 from ansible_collections.durable.jobs.tests.faults.surroundings import run_module
 from ansible_collections.durable.jobs.tests.unit.receiver import (
     SECRET,
@@ -40,11 +49,18 @@ from ansible_collections.durable.jobs.tests.unit.support import (
 
 CANARY = "c4nary"
 ID = "%s:1:durable.jobs.finished"
+ATTEMPT = "%s:%d:durable.jobs.attempt"
+# What becomes of an attempt on a full disk, and how many pages or inodes may be left.
+NOT_AGAIN, LATER, AT_ONCE_TOO = "not tried again", "event made later", "event made at once"
+ROOM = {"bytes": (0, 1, 2, 3, 4, 6, 8), "inodes": (0, 1, 2)}
 # So many jobs end while all goes wrong. The number is what a busy machine carries; any other holds, too.
 ENDS = int(os.environ.get("DURABLE_JOBS_ENDS", "200"))
 AT_ONCE = 10  # launched in one call: 50 take longer than a test waits where the disk is slow
 # Who may be killed, and from which of its calls on: what comes before has nothing to do with notifications.
 VICTIMS = {"keeper": r"/outbox", "runner": r"/outbox|wait4|waitid", "deliverer": "", "worker": ""}
+# The same of a job that is tried again.
+ATTEMPT_VICTIMS = {"guardian": "", "deliverer": "", "worker": ""}
+ATTEMPT_VICTIMS.update(dict.fromkeys(("keeper", "standby", "writer of the pause"), r"/outbox"))
 
 
 @pytest.fixture
@@ -84,10 +100,7 @@ class Step(test_every_step.Step):
 
     def calls(self):
         """Return the calls at which it is worth to die."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
-        lines = [line for line in text.splitlines() if re.match(r"\w+\(", line)]
-        begin = next((n for n, one in enumerate(lines) if re.search(VICTIMS[self.victim], one)), 0)
-        return [call for call in super().calls() if _line_of(lines, call) >= begin]
+        return _calls_from(self, super().calls(), VICTIMS[self.victim])
 
     def needed_a_look(self):
         """Return whether the event came only after a look, as the next module takes it."""
@@ -97,6 +110,44 @@ class Step(test_every_step.Step):
         ask(self.launcher.store.path, whole=True)
         until(lambda: ID % jid in self.receiver.ids(), f"the event of {jid}")
         return True
+
+
+class AttemptStep(test_attempts.Step):
+    """One launch of a job that is tried again, which is told, and the process that is to die."""
+
+    def __init__(self, launcher, victim, number, receiver):
+        super().__init__(launcher, "told", victim, number)
+        self.receiver = receiver
+        self.begin = ATTEMPT_VICTIMS[victim]
+
+    def request(self, **changes):
+        return super().request(**notify(self.receiver, on=["attempt", "succeeded"]), **changes)
+
+    def calls(self):
+        """Return the calls at which it is worth to die."""
+        return _calls_from(self, super().calls(), self.begin)
+
+    def needed_a_look(self):
+        """Return whether an event came only after a look. It must have the same bytes each time."""
+        job = latest_job(self.launcher.store, self.name)
+        last = job.read_record()["attempt"]
+        wanted = {ATTEMPT % (job.jid, number) for number in range(1, last)}
+        wanted.add(f"{job.jid}:{last}:durable.jobs.finished")
+        needed = not wanted <= set(self.receiver.ids())
+        if needed:
+            ask(self.launcher.store.path, whole=True)
+            until(lambda: wanted <= set(self.receiver.ids()), f"the events of {job.jid}")
+        bodies = {body for _headers, body in self.receiver.requests if job.jid.encode() in body}
+        assert len(bodies) == len(wanted), bodies
+        return needed
+
+
+def _calls_from(step, calls, begin):
+    """Return the calls from the first one on of which strace's log has a line that fits."""
+    text = step.log.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if re.match(r"\w+\(", line)]
+    first = next((n for n, one in enumerate(lines) if re.search(begin, one)), 0)
+    return [call for call in calls if _line_of(lines, call) >= first]
 
 
 def _line_of(lines, call):
@@ -131,6 +182,34 @@ def test_killed_at_every_step(launcher, receiver, victim, record_property):
     record_property(
         "steps killed", f"{victim} {killed}, of which needed a look {sum(needed.values())}"
     )
+    assert killed >= len(steps) * 0.5  # when it sleeps and for how long differs from run to run
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.parametrize("victim", ATTEMPT_VICTIMS)
+def test_killed_at_every_step_of_an_attempt_that_is_told(
+    launcher, receiver, victim, record_property
+):
+    """
+    keeper, standby, or whoever writes down, guards, gives out or sends the event of an attempt that is tried again is
+    killed at each system call that changes something
+    | the job goes on, and the event of each attempt and of the end arrives, at the latest after the next look, with the
+    same bytes each time
+    """
+    launcher.shell("true")  # compiles the engine
+    dry = AttemptStep(launcher, victim, "dry", receiver)
+    wrong = dry.wrong(dry.run(None))
+    assert not wrong, wrong
+    steps = dry.calls()
+    killed = needed = 0
+    for number, call in enumerate(steps):
+        step = AttemptStep(launcher, victim, number, receiver)
+        wrong = step.wrong(step.run(call))
+        killed += step.killed()
+        assert not wrong, (call, wrong)
+        needed += step.needed_a_look()
+    assert all(is_signed(*one) for one in receiver.requests)
+    record_property("steps killed", f"{victim} {killed}, of which needed a look {needed}")
     assert killed >= len(steps) * 0.5  # when it sleeps and for how long differs from run to run
 
 
@@ -194,10 +273,57 @@ def test_a_full_disk(tmp_path, receiver, scarce):
         full.unmount()
 
 
+@pytest.mark.parametrize("scarce", ["bytes", "inodes"])
+def test_a_full_disk_at_the_end_of_an_attempt(tmp_path, receiver, scarce, record_property):
+    """
+    the disk has no, one, two, ... pages or inodes left when an attempt fails that is to be told
+    | it is tried again if there is room to write that down; its event arrives, then or when there is room again
+    """
+    seen = {}
+    for left in ROOM[scarce]:
+        full = test_disk.Full(tmp_path / f"full-{left}", scarce)
+        full.mount()
+        try:
+            seen[left] = _attempt_on_a_full_disk(full, receiver, left)
+        finally:
+            full.unmount()
+    record_property(f"{scarce} left", json.dumps(seen))
+    assert {NOT_AGAIN, AT_ONCE_TOO} <= set(seen.values()), seen
+    # Room for the record alone is enough: the event must not take it.
+    assert scarce == "bytes" or seen[1] != NOT_AGAIN, seen
+
+
+def _attempt_on_a_full_disk(full, receiver, left):
+    """Let an attempt fail with so much room left; return what becomes of it and of its event."""
+    receiver.behaviour = "error"
+    launcher = test_disk.Launcher(full.path / "async", engine=full.path.parent / f"engine-{left}")
+    gate = test_disk.Gate(full.path.parent / f"go-{left}")
+    asked = notify(receiver, on=["attempt", "failed"])
+    job = launcher.shell(f"{gate.wait}; exit 3", retry=test_attempts.LONG, **asked)
+    full.fill(left)
+    gate.open()
+    try:
+        until(lambda: job.read_record()["state"] != "running", "the end of the attempt")
+        again = job.read_record()["state"] == "queued"
+        path = launcher.store.private_path(outbox.FOLDER, f"{job.jid}.1")
+        made = os.path.exists(path)
+        assert again or not made
+        full.drain()
+        receiver.behaviour = "ok"
+        event = (ATTEMPT if again else "%s:%d:durable.jobs.finished") % (job.jid, 1)
+        until(lambda: event in receiver.ids(), event)
+    finally:
+        stopping.stop(job, number=signal.SIGTERM, grace=1, reason="asked by a test")
+        launcher.close()
+        launcher.let_go()
+    return (AT_ONCE_TOO if made else LATER) if again else NOT_AGAIN
+
+
 def test_a_reboot(tmp_path, launcher, receiver):
     """
-    the machine is switched off while a job runs, and while the event of another one cannot be delivered
-    | the first look, or launch, after the reboot sends both: one job is `lost`, `rebooted`, the other what it was
+    the machine is switched off while a job runs, and while the event of another one cannot be delivered, and that of an
+    attempt of a job that pauses
+    | the first look, or launch, after the reboot sends all: the live jobs are `lost`, `rebooted`, the other what it was
     """
     machines.require()
     machine = machines.Machine(tmp_path)
@@ -206,14 +332,18 @@ def test_a_reboot(tmp_path, launcher, receiver):
         receiver.behaviour = "error"
         ended = machine.start(launcher, "exit 3", **notify(receiver))
         runs = machine.start(launcher, "sleep 600", **notify(receiver))
-        until(lambda: receiver.requests)
+        again = notify(receiver, on=["attempt", "lost"])
+        pauses = machine.start(launcher, "exit 3", retry=test_attempts.LONG, **again)
+        until(lambda: any(pauses.encode() in body for _headers, body in receiver.requests))
+        until(lambda: any(ended.encode() in body for _headers, body in receiver.requests))
         machine.power_off()
         receiver.behaviour = "ok"
         machine.boot()
         _look(machine, launcher)
-        until(lambda: set(receiver.ids()) == {ID % ended, ID % runs})
-        states = {event["id"]: event["data"]["state"] for event in receiver.taken}
-        assert states == {ID % ended: "failed", ID % runs: "lost"}
+        states = {ID % ended: "failed", ID % runs: "lost"}
+        states.update({ATTEMPT % (pauses, 1): "failed", ID % pauses: "lost"})
+        until(lambda: set(receiver.ids()) == set(states), "all events")
+        assert {event["id"]: event["data"]["state"] for event in receiver.taken} == states
     finally:
         machine.power_off()
 

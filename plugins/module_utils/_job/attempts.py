@@ -149,10 +149,19 @@ class PatientKeeper(Keeper):
             self._course.due = private["due"] or 0.0
             self._course.set_timer()
             self._clear_slots()
+            self._release_event(record)
         else:
             self._course.phase = retrying.RUNNING
             self.take_over(record)
         self._course.post_standby(self.job, self._poll)
+
+    def _release_event(self, record: Record) -> None:
+        """Let the event of the latest attempt be sent, if our predecessor did not come so far."""
+        if self.request.get("notify"):
+            from . import outbox
+
+            if outbox.release(self.job, record):
+                self._deliver()
 
     def _read_exit(self) -> None:
         """Read the exit record. It may also say that the command has never been exec'ed, and why."""
@@ -353,10 +362,36 @@ class PatientKeeper(Keeper):
         final = self._final(self._shown())
         wait = self._course.due - kernel.boottime()
         record = schema.pause(json.loads(self._written), final["attempts"], self._course.due, wait)
-        answer = self._replaced(record)
+        answer, is_told = self._told_pause(record)
         self._clear_slots()
         self._course.set_timer()
+        if is_told:
+            self._deliver()
         return answer
+
+    def _told_pause(self, record: Record) -> tuple[bytes, bool]:
+        """Replace the record, and return it, and whether there is an event of the attempt that has ended.
+
+        The event is there before the record. If the disk has not enough room for both, it is made later.
+        """
+        if not self.request.get("notify"):
+            return self._replaced(record), False
+        from . import outbox
+
+        outbox.prepare(self.job, record)
+        try:
+            answer = self._replaced(record)
+        except (OSError, JobError):
+            if not outbox.withdraw(self.job, schema.tried_again(record)):
+                raise
+            answer = self._replaced(record)
+        return answer, outbox.release(self.job, record)
+
+    def _deliver(self) -> None:
+        """See to it that what there is to tell is sent, by a process that is none of ours."""
+        from . import delivery
+
+        delivery.wake(self.job.store)
 
     def _replaced(self, record: Record) -> bytes:
         self.job.replace(record)
@@ -438,7 +473,7 @@ class PatientKeeper(Keeper):
         why = self._course.why_no_more
         return "; it was not tried again: " + why if why else ""
 
-    def _leave(self) -> None:
-        super()._leave()
+    def _await_ours(self) -> None:
+        super()._await_ours()
         if self._course.post is not None and self._course.post.pid:
             os.waitpid(self._course.post.pid, 0)  # it has seen that the job is over

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 BELL = "bell"
 WORKERS = 4  # deliverers at once
-AT_ONCE = 25  # outboxes that one worker is given
+AT_ONCE = 25  # files that one worker is given
 FIRST_PAUSE, FACTOR, JITTER = 1.0, 2.0, 0.25  # of the pauses between attempts: seconds, and shares
 SILENCE = 30.0  # seconds for which a worker asks a receiver nothing that has kept it waiting
 REST = 5.0  # seconds
@@ -85,7 +85,7 @@ def claim(store: Store) -> tuple[int, int] | None:
 
 
 def see_out(job: Job) -> None:
-    """Be the second witness of an end, in its runner: if the keeper is killed before it has told the end, we do."""
+    """Be the second witness of an end, in runner or standby: we tell it if the keeper is killed before it has."""
     try:
         keeper = job.watch("keeper")
         if keeper is not None:
@@ -225,7 +225,7 @@ class _Deliverer:
         self._poll = select.poll()
         self._poll.register(bell, select.POLLIN)
         self._poll.register(lifeline, 0)
-        self._busy: dict[int, list[str]] = {}  # what each worker has been given
+        self._busy: dict[int, list[str]] = {}  # the names of files that each worker has been given
         self._resting: dict[
             str, float
         ] = {}  # until when nobody is given these, by the monotonic clock
@@ -264,39 +264,67 @@ class _Deliverer:
         for pid in list(self._busy):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                jids = self._busy.pop(pid)
+                names = self._busy.pop(pid)
                 is_killed = is_killed or status != 0
-                done += jids if status == 0 else []
+                done += names if status == 0 else []
         return is_killed, done
 
     def _rest(self, waiting: outbox.Waiting, done: list[str]) -> None:
         """Leave alone for a while what a worker has been through, and what is still as due: it cannot be opened."""
         now = time.monotonic()
-        due = {jid for seconds, jid in waiting.pending if seconds <= 0}
-        self._resting = {jid: until for jid, until in self._resting.items() if until > now}
-        self._resting.update((jid, now + REST) for jid in done if jid in due)
+        due = {name for seconds, name in waiting.pending if seconds <= 0}
+        self._resting = {name: until for name, until in self._resting.items() if until > now}
+        self._resting.update((name, now + REST) for name in done if name in due)
 
     def _employ(self, waiting: outbox.Waiting) -> None:
         """Give what is due to new workers, as many as there may be."""
-        taken = {jid for jids in self._busy.values() for jid in jids}
+        taken = {name for names in self._busy.values() for name in names}
         taken.update(self._resting)
-        due = [jid for seconds, jid in waiting.pending if seconds <= 0 and jid not in taken]
+        due = [name for seconds, name in waiting.pending if seconds <= 0 and name not in taken]
         while due and len(self._busy) < WORKERS:
             share = max(1, min(AT_ONCE, len(due) // (WORKERS - len(self._busy))))
-            jids, due = due[:share], due[share:]
+            names, due = due[:share], due[share:]
             try:
                 pid = os.fork()
             except OSError:  # too many processes
                 return
             if pid == 0:
-                _work(self._store, jids, self._bell)
-            self._busy[pid] = jids
+                _work(self._store, names, self._bell)
+            self._busy[pid] = names
 
 
-def look_at_live(store: Store, jids: list[str]) -> None:
-    """Look at the jobs whose end has not been told. One that is gone gets its verdict, and with that its event."""
-    for jid in jids:
-        _has_ended(store, jid)
+def look_at_live(store: Store, names: list[str]) -> None:
+    """Look at the jobs whose end has not been told. One that is gone gets its verdict, and with that its event.
+
+    :param names: of the files that are not due.
+    """
+    for name in names:
+        jid, number = outbox.parsed(name) or (name, 0)
+        if number:
+            _look_at_attempt(store, jid, number)
+        else:
+            _has_ended(store, jid)
+
+
+def _look_at_attempt(store: Store, jid: str, number: int) -> None:
+    """Let the event of an attempt be sent if the attempt is tried again."""
+    job = store.job(jid)
+    try:
+        try:
+            record = status.judged(job, settle=True)
+            is_over, is_told = record["finished"], schema.tried_again(record) >= number
+        except MissingRecord:  # it has been removed: what is not told by then has been withdrawn
+            is_over = is_told = True
+        found = outbox.find(store, jid, number) if is_told else None
+        if found is not None:
+            found.due_in(0)
+            found.close()
+        elif is_over:
+            outbox.withdraw(job, number)
+    except (DamagedRecord, *MISHAPS):  # nobody can say here what has become of it
+        pass
+    finally:
+        job.close()
 
 
 def _has_ended(store: Store, jid: str) -> bool:
@@ -329,14 +357,15 @@ def _drop_abandoned(job: Job) -> None:
 # -- workers ----------------------------------------------------------------------------------------------------------
 
 
-def _work(store: Store, jids: list[str], bell: int) -> None:
-    """Be a worker: deliver what is in some outboxes, ring the bell and end."""
+def _work(store: Store, names: list[str], bell: int) -> None:
+    """Be a worker: deliver what is in some files, ring the bell and end."""
     code = 1
     try:
         silent: dict[str, tuple[float, str]] = {}
-        for jid in jids:
+        for name in names:
             try:
-                found = outbox.find(store, jid)
+                jid, number = outbox.parsed(name) or (name, 0)
+                found = outbox.find(store, jid, number)
                 if found is not None:
                     if found.lock():  # else a worker whose deliverer was killed is still at it
                         _deliver(store, found, silent)
@@ -352,13 +381,14 @@ def _work(store: Store, jids: list[str], bell: int) -> None:
 
 
 def _deliver(store: Store, found: Outbox, silent: dict[str, tuple[float, str]]) -> None:
-    """Try each notification of a job that is left to be delivered, once.
+    """Try each notification of an event that is left to be delivered, once.
 
     :param silent: receivers that have kept us waiting: until when to leave them alone, and why.
     """
     told, asked, sinks = found.read(outbox.EVENT), found.read(outbox.SINKS), found.sinks()
+    is_complete = found.number > 0 or _complete(store, found)
     if not isinstance(told, dict) or not isinstance(asked, dict) or not sinks:
-        _without_event(store, found, asked)
+        _without_event(store, found, asked, is_complete)
         return
     is_old = outbox.age(told) > (asked["notify_for"] or 0)
     states = found.states()
@@ -373,10 +403,24 @@ def _deliver(store: Store, found: Outbox, silent: dict[str, tuple[float, str]]) 
                 state["state"] = notifying.GIVEN_UP
             found.write(outbox.STATES, states)
     left = [one["tries"] for one in states if one["state"] == notifying.PENDING]
-    if left:
-        found.due_in(pause(min(left), random.uniform))
+    pauses = [pause(min(left), random.uniform)] if left else []
+    pauses += [] if is_complete else [REST]
+    if pauses:
+        found.due_in(min(pauses))
     else:
         found.settle()
+
+
+def _complete(store: Store, found: Outbox) -> bool:
+    """Make what events of attempts are missing; tell whether all are there now. Of whom there is no record, none is."""
+    job = store.job(found.jid)
+    try:
+        outbox.complete(job, found)
+        return True
+    except MISHAPS:  # the disk has no room for them
+        return False
+    finally:
+        job.close()
 
 
 def pause(tries: int, uniform: Callable[[float, float], float]) -> float:
@@ -406,15 +450,36 @@ def _attempt(
     return None
 
 
-def _without_event(store: Store, found: Outbox, asked: object) -> None:
-    """Deal with an outbox that should hold an event and does not.
+def _without_event(store: Store, found: Outbox, asked: object, is_complete: bool) -> None:
+    """Deal with a file that should hold an event and does not.
 
-    It is being written at this moment, its writer was killed, the disk has no room for it, or all is damaged.
+    It is being written at this moment, its writer was killed, the disk has no room for it, or all is damaged. Or there
+    are attempts whose events are missing.
     """
     if not isinstance(asked, dict) or not found.sinks():
         found.settle()  # nobody can know any more who was to be told
+    elif found.number:  # it was there when the file was made
+        _give_up(found)
     elif _has_ended(store, found.jid):
         if found.read(outbox.EVENT) is None:
             found.due_in(REST)
+    elif not is_complete:
+        found.due_in(REST)
     else:
         found.await_event()
+        job = store.job(found.jid)
+        try:
+            if outbox.missing(job, found)[1]:  # another attempt has been tried again meanwhile
+                found.due_in(0)
+        finally:
+            job.close()
+
+
+def _give_up(found: Outbox) -> None:
+    """Give a damaged event up."""
+    states = found.states()
+    for state in states:
+        if state["state"] == notifying.PENDING:
+            state.update(state=notifying.GIVEN_UP, reason="its event has been damaged")
+    found.write(outbox.STATES, states)
+    found.settle()

@@ -485,12 +485,16 @@ class Keeper:
         """Tell whoever waits that the job has ended, and leave nothing of ours."""
         deliver = self._claim_delivery()  # before the runner, which waits for our lock, does
         os.close(self._lock)  # wakes whoever waits for the end
-        if self.runner and self._watch < 0:
-            os.waitpid(self.runner, 0)
-            self._reap()  # what it had not reaped, if it was killed just now
+        self._await_ours()
         cgroup.remove(self._groups)
         if deliver is not None:
             deliver()
+
+    def _await_ours(self) -> None:
+        """Wait for the other processes that look after the job."""
+        if self.runner and self._watch < 0:
+            os.waitpid(self.runner, 0)
+            self._reap()  # what it had not reaped, if it was killed just now
 
     def _claim_delivery(self) -> Callable[[], None] | None:
         """Return what sends the notifications of the end; None if there are none, or somebody else sends them."""

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from .schema import Record
 
 FINISHED = "durable.jobs.finished"  # the type of the event at a job's end
-ATTEMPT = "attempt"  # in `on`: each failed attempt that is tried again (type durable.jobs.attempt)
+TRIED_AGAIN = (
+    "durable.jobs.attempt"  # the type of the event of a failed attempt that is tried again,
+)
+ATTEMPT = "attempt"  # and what asks for it in `on`
 ON = (*(state for state in schema.STATES if state in schema.FINISHED_STATES), ATTEMPT)
 
 MOST_SINKS = 16  # that a job may notify
@@ -133,27 +136,86 @@ def wants(sink: Record, record: Record) -> bool:
     return on is None or record["state"] in on
 
 
+def wants_attempts(sink: Record) -> bool:
+    """Tell whether a sink wants to hear of failed attempts that are tried again."""
+    return ATTEMPT in (sink.get("on") or ())
+
+
 def event(record: Record, source: str | None) -> Record:
     """Return the event of a job's end (CloudEvents 1.0, JSON format).
-
-    An event of the type durable.jobs.attempt will differ in its type, the number in its id, and the data.
 
     :param record: the job's final record.
     :param source: the host's name in the inventory; None where nobody told.
     """
-    shown = schema.present(record, "none")
-    known = {*schema.present(schema.unknown("")), "module", "msg", "survivors"}.difference(_WITHOUT)
+    return _event(FINISHED, record, source, _ended(record), _message(record))
+
+
+def attempt_event(record: Record, number: int, source: str | None) -> Record:
+    """Return the event of a failed attempt that is tried again.
+
+    :param record: the job's, that of the pause or any later one.
+    :param number: of the attempt, from 1.
+    """
+    job = _after(record, number)
+    text = schema.message(job) + "; it is tried again"
+    is_latest = number == record["attempt"]
+    when = _ended(record, job["elapsed"]) if is_latest else _moment(job["end"])
+    return _event(TRIED_AGAIN, job, source, when, text)
+
+
+def _event(kind: str, job: Record, source: str | None, when: str, text: str) -> Record:
+    shown = schema.present(job, "none")
+    known = {*schema.present(schema.unknown("")), "module", "survivors"}.difference(_WITHOUT)
     data = {key: shown[key] for key in shown if key in known}
-    data["msg"] = _message(record)
     return {
         "specversion": "1.0",
-        "type": FINISHED,
-        "id": "%s:%s:%s" % (record["ansible_job_id"], record.get("attempt") or 1, FINISHED),
+        "type": kind,
+        "id": "%s:%s:%s" % (job["ansible_job_id"], job.get("attempt") or 1, kind),
         "source": source or os.uname().nodename,
-        "time": _ended(record),
+        "time": when,
         "datacontenttype": "application/json",
-        "data": data,
+        "data": dict(data, msg=text),
     }
+
+
+def _after(record: Record, number: int) -> Record:
+    """Return the dictionary of a job as it was when an attempt had failed that was to be tried again.
+
+    What is forgotten of an attempt when the next one runs is null, so the event is the same whenever it is made.
+    """
+    attempts = record["attempts"]
+    if len(attempts) < number:
+        raise JobError("nothing is known of attempt %d" % number)
+    one, following = attempts[number - 1], attempts[number:]
+    nothing = ("deadline", "progress", "stdout_bytes", "stderr_bytes", "stdout_file", "stderr_file")
+    private = dict(record.get(schema.PRIVATE, {}))
+    for key in ("extended", schema.FLAW):  # of a later attempt, or of no attempt at all
+        private.pop(key, None)
+    job = dict(record, **dict.fromkeys((*nothing, "truncated", "output_error", "stopped_by")))
+    job.pop("survivors", None)
+    job.update((key, one[key]) for key in ("state", "rc", "signal", "reason", "start", "end"))
+    job.update(
+        attempt=number,
+        attempts=attempts[:number],
+        started=one["start"] is not None,
+        finished=False,
+        changed=True,
+        failed=True,
+        elapsed=one["elapsed"],
+        delta=None if one["elapsed"] is None else schema.duration(one["elapsed"]),
+        start_at=following[0]["start"] if following else record["start_at"] or record["start"],
+        **dict.fromkeys(schema.STREAMS, ""),
+        **{schema.PRIVATE: private},
+    )
+    return job
+
+
+def attempt_tail(record: Record, number: int) -> Record | None:
+    """Return the end of each stream of an attempt, see :func:`tail`."""
+    if record.get(schema.PRIVATE, {}).get("no_log"):
+        return None
+    one = record["attempts"][number - 1]
+    return {name: one[name] for name in schema.STREAMS}
 
 
 def tail(record: Record) -> Record | None:
@@ -172,10 +234,24 @@ def _message(record: Record) -> str:
     return str(record["msg"])
 
 
-def _ended(record: Record) -> str:
-    """Return when a job ended, or else now: RFC 3339, UTC."""
-    private, elapsed = record.get(schema.PRIVATE), record.get("elapsed")
-    when = time.time() if private is None or elapsed is None else private["epoch"] + elapsed
+def _ended(record: Record, elapsed: float | None = None) -> str:
+    """Return when a job, or its latest attempt, ended, or else now: RFC 3339, UTC."""
+    private = record.get(schema.PRIVATE)
+    elapsed = record.get("elapsed") if elapsed is None else elapsed
+    return _utc(time.time() if private is None or elapsed is None else private["epoch"] + elapsed)
+
+
+def _moment(text: str | None) -> str:
+    """Return a moment that a record tells as ``schema.timestamp`` writes it, or else now: RFC 3339, UTC."""
+    try:
+        whole, _dot, micros = (text or "").partition(".")
+        local = time.mktime(time.strptime(whole, "%Y-%m-%d %H:%M:%S"))
+        return _utc(local + int(micros) / 1000000)
+    except (ValueError, OverflowError):
+        return _utc(time.time())
+
+
+def _utc(when: float) -> str:
     micros = round(when * 1000000)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(micros // 1000000))
     return "%s.%06dZ" % (text, micros % 1000000)

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """When a job starts, starts again and is over: the table that its keeper follows. Pure functions only.
 
-The table is in docs/design/attempts.md, and a test compares both. Another test walks through all that can be reached.
+The table is in docs/design/attempts.md, and a test compares both. Another one walks through all that it can reach.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def run(
         os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
         _record(job, end)
     os.close(lock)
-    if was_born and request.get("notify"):
+    if was_born and request.get("notify") and not request.get("standby"):  # which does the same
         from . import delivery
 
         delivery.see_out(job)

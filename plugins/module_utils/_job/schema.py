@@ -404,7 +404,7 @@ def begin(record: Record, start: Record) -> Record:
 def pause(record: Record, attempts: list[Record], due: float, wait: float) -> Record:
     """Return the record of a job between two attempts; of one whose first attempt was never exec'ed, as if not begun.
 
-    :param attempts: those that are over, see :func:`attempt_of`.
+    :param attempts: those that are over, see :func:`attempt_of`. All of them were tried ``again``.
     :param due: when the next one is (CLOCK_BOOTTIME), which is in ``wait`` seconds.
     """
     return dict(
@@ -419,7 +419,7 @@ def pause(record: Record, attempts: list[Record], due: float, wait: float) -> Re
         elapsed=None,
         deadline=None,
         progress=None,
-        **{PRIVATE: dict(record[PRIVATE], due=due)},
+        **{PRIVATE: dict(record[PRIVATE], due=due, again=len(attempts))},
     )
 
 
@@ -444,6 +444,11 @@ def attempt_of(job: Record) -> Record:
             text = end.partition("\n")[2] or end
         found[name] = text
     return found
+
+
+def tried_again(record: Record) -> int:
+    """Return how many attempts of a job have failed and were, or are to be, tried again."""
+    return int(record.get(PRIVATE, {}).get("again", 0))
 
 
 def with_attempt(final: Record) -> Record:

@@ -152,6 +152,11 @@ def _stand_by(job: Job, plan: Plan, post: Post) -> NoReturn:
         plan.turn.hangups = []  # the keeper's
         _close_all_but(2, job.store.fd, job.fd, job.inbox, post.lock, post.hangup, plan.lock)
         _serve(job, plan, post)
+        if plan.request.get("notify"):
+            from . import delivery
+
+            os.close(post.lock)  # or we would take ourselves for a proof that the job lives
+            delivery.see_out(job)
     except OSError:  # the folder has been removed
         pass
     finally:

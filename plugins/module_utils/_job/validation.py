@@ -219,6 +219,7 @@ _OPTIONAL_RULES: Rules = {
     "reports": _flag,
     "pid_namespace": _integer,
     "notify": _integer,  # how many sinks, see outbox
+    "again": _amount,  # how many attempts were tried again
     "extended": _number,
     "unit": _or_null(_unit),
     # The record holds a module's result.

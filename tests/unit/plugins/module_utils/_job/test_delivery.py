@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import stat
 import sys
@@ -21,9 +22,12 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     notifying,
     outbox,
     removing,
+    schema,
     sinks,
     status,
+    stopping,
 )
+from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.unit.receiver import (
     SECRET,
     Receiver,
@@ -91,9 +95,9 @@ def test_a_live_job_has_an_empty_event_and_all_room_that_it_needs(launcher, rece
     found = os.stat(path)
     assert stat.S_IMODE(found.st_mode) == 0o600 and found.st_mtime == 0
     assert found.st_blocks * 512 >= found.st_size > 16384
-    assert notifications(job)["sinks"] == [
-        {"to": f"http://127.0.0.1:{receiver.port}", "state": None, "reason": None, "tries": 0}
-    ]
+    (shown,) = notifications(job)["sinks"]
+    assert shown["to"] == f"http://127.0.0.1:{receiver.port}"
+    assert (shown["state"], shown["reason"], shown["tries"]) == (None, None, 0)
     assert counts(job) == {"pending": 0, "delivered": 0, "given_up": 0}
     launcher.release()
     delivered(job)
@@ -160,7 +164,7 @@ def test_what_is_too_old_is_given_up_with_the_last_reason(launcher, receiver):
     job = launcher.shell(FAILED, **dict(asked({"url": receiver.url}), notify_for=0.5))
     until(lambda: counts(job)["given_up"] == 1)
     assert counts(job)["pending"] == 0 and reasons(job) == ["it answered 500"]
-    assert not os.path.exists(launcher.store.private_path(outbox.FOLDER, job.jid))
+    until(lambda: not os.path.exists(launcher.store.private_path(outbox.FOLDER, job.jid)))
 
 
 def test_https_is_verified(launcher, tmp_path):
@@ -366,3 +370,242 @@ def test_a_damaged_outbox_is_given_up_and_shown(launcher, receiver, damage):
     assert not receiver.requests
     assert counts(job) == {"pending": 0, "delivered": 0, "given_up": 1}
     assert "cannot be read" in reasons(job)[0]
+
+
+# -- attempts that are tried again ------------------------------------------------------------------------------------
+
+SOON = {"retries": 2, "on": ["failed"], "delay": 0.1, "backoff": 1, "delay_max": 0.1, "jitter": 0}
+LONG = dict(SOON, delay=3600, delay_max=3600)
+ATTEMPT = "%s:%d:durable.jobs.attempt"
+FINISHED = "%s:%d:durable.jobs.finished"
+
+
+def file_of(job, number=0):
+    return outbox_path(job, outbox.file_name(job.jid, number))
+
+
+def left_of(job):
+    """Return the names of what lies in the outbox of a job."""
+    return [one for one in os.listdir(outbox_path(job, "")) if one.startswith(job.jid)]
+
+
+def outbox_path(job, name):
+    return job.store.private_path(outbox.FOLDER, name)
+
+
+def pausing(launcher, *entries, line="echo c4nary; exit 3", **changes):
+    """Launch a job that has failed once, and pauses for an hour."""
+    job = launcher.shell(line, retry=LONG, **asked(*entries, **changes))
+    until(lambda: job.read_record()["state"] == "queued", "the pause")
+    return job
+
+
+def stop(job):
+    return stopping.stop(job, number=signal.SIGTERM, grace=1, reason="asked by a test")
+
+
+def test_each_failed_attempt_that_is_tried_again_is_told(launcher, receiver):
+    entry = {"url": receiver.url, "secret": SECRET, "on": ["attempt", "succeeded"]}
+    line = "echo out; [ $DURABLE_JOB_ATTEMPT = 3 ] || exit 70"
+    job = launcher.shell(line, retry=SOON, name="again", spec={}, **asked(entry))
+    delivered(job, 3)
+    record = job.read_record()
+    assert sorted(receiver.ids()) == [
+        ATTEMPT % (job.jid, 1),
+        ATTEMPT % (job.jid, 2),
+        FINISHED % (job.jid, 3),
+    ]
+    assert all(is_signed(*one) for one in receiver.requests)
+    events = {event["id"]: event for event in receiver.taken}
+    for number in (1, 2):
+        event = events[ATTEMPT % (job.jid, number)]
+        one, following = record["attempts"][number - 1 : number + 1]
+        data = event["data"]
+        assert event["type"] == "durable.jobs.attempt" and event["source"] == "web1"
+        told = {key: data[key] for key in ("attempt", "state", "rc", "signal", "start", "end")}
+        assert told == {key: one[key] for key in told}
+        assert (data["name"], data["max_attempts"]) == ("again", 3)
+        assert (data["finished"], data["failed"], data["started"]) == (False, True, True)
+        assert data["end"] <= data["start_at"] <= following["start"]
+        assert data["msg"] == f"job again failed: rc 70 (attempt {number} of 3); it is tried again"
+        assert [(old["rc"], old["stdout"]) for old in data["attempts"]] == [(70, "")] * number
+        assert not {"tail", "stdout", "stderr"} & set(data)
+    until(lambda: os.path.exists(job.path("outbox.2")) and os.path.exists(job.path("outbox")))
+    assert not left_of(job)
+
+
+def test_without_on_no_attempt_is_told(launcher, receiver):
+    job = launcher.shell(FAILED, retry=SOON, **asked({"url": receiver.url}))
+    delivered(job)
+    assert receiver.ids() == [FINISHED % (job.jid, 3)]
+
+
+def test_an_attempt_is_told_while_its_job_pauses_and_nobody_stays(launcher, receiver):
+    job = pausing(launcher, {"url": receiver.url, "on": ["attempt"]})
+    delivered(job)
+    assert receiver.ids() == [ATTEMPT % (job.jid, 1)]
+    assert receiver.taken[0]["data"]["start_at"] == job.read_record()["start_at"]
+    until(lambda: not holders(outbox_path(job, delivery.BELL)), "the end of who delivers")
+    assert status.look(job)["state"] == "queued"
+    final = stop(job)
+    assert (final["state"], final["attempt"]) == ("stopped", 1)
+    until(lambda: os.path.exists(job.path(outbox.SETTLED)), "the end of its outbox")
+    assert receiver.ids() == [ATTEMPT % (job.jid, 1)]
+
+
+def test_a_stop_in_the_pause_is_told_with_the_number_of_the_last_attempt(launcher, receiver):
+    receiver.behaviour = "error"
+    job = pausing(launcher, {"url": receiver.url, "on": ["attempt", "stopped"]})
+    stop(job)
+    receiver.behaviour = "ok"
+    delivered(job, 2)
+    assert set(receiver.ids()) == {ATTEMPT % (job.jid, 1), FINISHED % (job.jid, 1)}
+    states = {event["type"]: event["data"]["state"] for event in receiver.taken}
+    assert states == {"durable.jobs.attempt": "failed", "durable.jobs.finished": "stopped"}
+
+
+def test_a_job_that_is_stopped_before_its_start_is_told(launcher, receiver):
+    job = launcher.shell(FAILED, start_in=3600, **asked({"url": receiver.url}))
+    stop(job)
+    delivered(job)
+    assert receiver.ids() == [FINISHED % (job.jid, 1)]
+    data = receiver.taken[0]["data"]
+    assert (data["state"], data["started"], data["attempt"]) == ("stopped", False, 1)
+
+
+def test_the_output_of_an_attempt_goes_along_for_those_who_ask_for_it(launcher, receiver):
+    wants = {"url": receiver.url, "on": ["attempt"], "include_output": True}
+    line = "yes c4nary | head -n 1500; echo last $DURABLE_JOB_ATTEMPT; exit 3"
+    delivered(pausing(launcher, wants, dict(wants, include_output=False), line=line), 2)
+    tails = [event["data"].get("tail") for event in receiver.taken]
+    assert tails[1] is None and tails[0]["stdout"].endswith("c4nary\nlast 1")
+    assert len(tails[0]["stdout"]) <= 4096
+    job = pausing(launcher, wants, line=line, no_log=True)
+    delivered(job)
+    assert "c4nary" not in json.dumps(receiver.taken[-1])
+    assert receiver.taken[-1]["data"]["cmd"] == schema.HIDDEN
+
+
+def test_what_has_become_of_an_attempt_is_shown_until_it_is_taken(launcher, receiver):
+    receiver.behaviour = "error"
+    job = pausing(launcher, {"url": receiver.url, "secret": SECRET, "on": ["attempt"]})
+    until(lambda: reasons(job)[1:] == ["it answered 500"])
+    assert counts(job) == {"pending": 1, "delivered": 0, "given_up": 0}
+    first, second = notifications(job)["sinks"]
+    assert (first["state"], first["attempt"], second["attempt"]) == (None, None, 1)
+    assert stat.S_IMODE(os.stat(file_of(job, 1)).st_mode) == 0o600
+    receiver.behaviour = "ok"
+    delivered(job)
+    settled = Path(job.path(outbox.file_name(outbox.SETTLED, 1)))
+    until(settled.exists)
+    assert SECRET.encode() not in settled.read_bytes()
+    assert SECRET not in json.dumps(notifications(job))
+    stop(job)
+    until(lambda: os.path.exists(job.path(outbox.SETTLED)))
+    assert SECRET.encode() not in Path(job.path(outbox.SETTLED)).read_bytes()
+
+
+def test_what_is_too_old_of_an_attempt_is_given_up(launcher, receiver):
+    receiver.behaviour = "error"
+    job = pausing(launcher, {"url": receiver.url, "on": ["attempt"]}, notify_for=0.5)
+    until(lambda: counts(job) == {"pending": 0, "delivered": 0, "given_up": 1})
+    until(lambda: not os.path.exists(file_of(job, 1)))
+    assert notifications(job)["sinks"][1]["reason"] == "it answered 500"
+
+
+def test_the_event_of_an_attempt_outlives_the_records_of_its_job(launcher, receiver):
+    receiver.behaviour = "error"
+    job = launcher.shell(FAILED, retry=SOON, **asked({"url": receiver.url, "on": ["attempt"]}))
+    status.wait(job, PATIENCE)
+    until(lambda: receiver.requests)
+    removing.remove(job)
+    receiver.behaviour = "ok"
+    until(lambda: len(set(receiver.ids())) == 2)
+    until(lambda: not left_of(job))
+    assert set(receiver.ids()) == {ATTEMPT % (job.jid, number) for number in (1, 2)}
+
+
+def unmade(job, number):
+    """Remove the event of an attempt that nobody has taken, as if the disk had had no room for it."""
+    found = until(lambda: outbox.find(job.store, job.jid, number))
+    until(found.lock)
+    os.unlink(file_of(job, number))
+    found.close()
+
+
+def test_the_event_of_an_attempt_that_could_not_be_written_is_made_again(launcher, receiver):
+    receiver.behaviour = "error"
+    job = pausing(launcher, {"url": receiver.url, "on": ["attempt"]})
+    until(lambda: receiver.requests)
+    unmade(job, 1)
+    assert counts(job) == {"pending": 1, "delivered": 0, "given_up": 0}
+    receiver.behaviour = "ok"
+    assert outbox.release(job, job.read_record())
+    delivery.wake(launcher.store)
+    delivered(job)
+    assert len({body for _headers, body in receiver.requests}) == 1
+
+
+def test_no_job_is_removed_before_the_events_of_its_attempts_are_there(launcher, receiver):
+    receiver.behaviour = "error"
+    entry = {"url": receiver.url, "on": ["attempt", "failed"]}
+    job = launcher.shell(FAILED, retry=SOON, **asked(entry))
+    status.wait(job, PATIENCE)
+    home = outbox.find(launcher.store, job.jid)
+    until(home.lock)  # as a worker does
+    unmade(job, 1)
+    with pytest.raises(JobError, match="still to be written"):
+        removing.remove(job)
+    assert status.look(job)["finished"]
+    home.close()
+    removing.remove(job)
+    receiver.behaviour = "ok"
+    until(lambda: ATTEMPT % (job.jid, 1) in receiver.ids())
+
+
+def test_an_event_of_an_attempt_that_is_not_tried_again_after_all_is_not_sent(launcher, receiver):
+    job = launcher.gated(FAILED, retry=SOON, **asked({"url": receiver.url, "on": ["attempt"]}))
+    running = job.read_record()
+    one = dict(schema.attempt_of(running), state="failed", rc=3, end=running["start"], elapsed=0.1)
+    outbox.prepare(job, schema.pause(running, [one], 0, 0))
+    assert os.stat(file_of(job, 1)).st_mtime == 0
+    delivery.look_at_live(launcher.store, [outbox.file_name(job.jid, 1)])
+    assert os.stat(file_of(job, 1)).st_mtime == 0 and not receiver.requests
+    stop(job)
+    assert not os.path.exists(file_of(job, 1))
+    assert not receiver.requests
+
+
+def test_an_attempt_whose_event_was_not_released_is_told_with_the_next_look(launcher, receiver):
+    receiver.behaviour = "error"
+    job = pausing(launcher, {"url": receiver.url, "on": ["attempt"]})
+    until(lambda: receiver.requests)
+    found = outbox.find(launcher.store, job.jid, 1)
+    until(found.lock)
+    os.utime(found.fd, (0, 0))
+    found.close()
+    receiver.behaviour = "ok"
+    delivery.look_at_live(launcher.store, [outbox.file_name(job.jid, 1)])
+    delivery.wake(launcher.store)
+    delivered(job)
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 4096, b"64 64 64\n"])
+def test_a_damaged_file_of_an_attempt_is_given_up_and_shown(launcher, receiver, damage):
+    receiver.behaviour = "error"
+    job = pausing(launcher, {"url": receiver.url, "on": ["attempt"]})
+    until(lambda: receiver.requests)
+    found = outbox.find(launcher.store, job.jid, 1)
+    until(found.lock)
+    Path(file_of(job, 1)).write_bytes(damage)
+    found.close()
+    until(lambda: not os.path.exists(file_of(job, 1)))
+    assert counts(job) == {"pending": 0, "delivered": 0, "given_up": 1}
+
+
+def test_only_our_names_are_those_of_files_in_the_outbox():
+    jid = "j1795301990843259553.10311"
+    assert outbox.parsed(jid) == (jid, 0)
+    assert outbox.parsed(outbox.file_name(jid, 12)) == (jid, 12)
+    for name in ("bell", "boot", "boot.new", jid + ".1.new", jid + ".0", jid + ".01", jid + "."):
+        assert outbox.parsed(name) is None

@@ -141,3 +141,103 @@ def test_an_event_of_a_job_with_no_log_has_no_output_and_no_reason_of_its_comman
 )
 def test_a_sink_hears_of_the_states_that_it_wants(on, state, wanted):
     assert notifying.wants({"on": on}, {"state": state}) is wanted
+
+
+def an_attempt(number, **changes):
+    found = {
+        "attempt": number,
+        "state": "failed",
+        "rc": 70 + number,
+        "signal": None,
+        "reason": None,
+    }
+    found.update(
+        start=f"2023-11-14 22:1{number}:00.000000", end=f"2023-11-14 22:1{number}:01.500000"
+    )
+    return {**found, "elapsed": 1.5, "stdout": f"c4nary {number}", "stderr": "", **changes}
+
+
+def of_attempts(over, again, **changes):
+    """Return the record of a job of which so many attempts are over, and so many have been tried again."""
+    attempts = [an_attempt(number) for number in range(1, over + 1)]
+    found = dict(
+        RECORD, attempts=attempts, max_attempts=4, attempt=over, start_at="soon", **changes
+    )
+    found.update(state="queued", reason="retry", rc=None, finished=False, elapsed=None, start=None)
+    found[schema.PRIVATE] = dict(RECORD[schema.PRIVATE], again=again, extended=99.5)
+    return found
+
+
+def test_the_event_of_an_attempt_tells_how_it_ended_and_when_the_next_one_is():
+    event = notifying.attempt_event(of_attempts(2, 2), 2, "web1")
+    data = event["data"]
+    assert event["id"] == JID + ":2:durable.jobs.attempt"
+    assert (event["type"], event["source"]) == ("durable.jobs.attempt", "web1")
+    assert (
+        event["time"] == "2023-11-14T22:13:21.750000Z"
+    )  # of the record, of which it is the latest
+    told = {
+        key: data[key] for key in ("attempt", "max_attempts", "state", "rc", "elapsed", "delta")
+    }
+    assert told == {
+        "attempt": 2,
+        "max_attempts": 4,
+        "state": "failed",
+        "rc": 72,
+        "elapsed": 1.5,
+        "delta": "0:00:01.500000",
+    }
+    assert (data["finished"], data["failed"], data["start_at"]) == (False, True, "soon")
+    assert data["msg"] == "job work failed: rc 72 (attempt 2 of 4); it is tried again"
+    assert [one["attempt"] for one in data["attempts"]] == [1, 2]
+    assert "c4nary" not in str({key: value for key, value in data.items() if key != "cmd"})
+    assert not {"stdout", "stderr", "tail", "module_result"} & set(data)
+
+
+def test_the_event_of_an_earlier_attempt_is_the_same_but_for_what_came_of_it():
+    at_once, later = of_attempts(1, 1), of_attempts(3, 2)
+    first, again = (notifying.attempt_event(one, 1, "web1") for one in (at_once, later))
+    assert again["data"].pop("start_at") == "2023-11-14 22:12:00.000000"
+    first["data"].pop("start_at")
+    assert first["data"] == again["data"] and first["id"] == again["id"]
+    assert again["time"].endswith(":01.500000Z")
+    final = dict(later, state="succeeded", reason=None, rc=0, finished=True)
+    assert notifying.attempt_event(final, 1, "web1")["data"] == {
+        **first["data"],
+        "start_at": "2023-11-14 22:12:00.000000",
+    }
+
+
+def test_an_attempt_of_which_nothing_is_known_has_no_event():
+    with pytest.raises(JobError, match="nothing is known of attempt 2"):
+        notifying.attempt_event(of_attempts(1, 1), 2, "web1")
+
+
+def test_the_tail_of_an_attempt_is_its_own_and_hidden_with_no_log():
+    record = of_attempts(2, 2)
+    assert notifying.attempt_tail(record, 1) == {"stdout": "c4nary 1", "stderr": ""}
+    record[schema.PRIVATE]["no_log"] = True
+    assert notifying.attempt_tail(record, 1) is None
+    assert "c4nary" not in str(notifying.attempt_event(dict(record, cmd=schema.HIDDEN), 1, None))
+
+
+def test_an_attempt_that_could_not_be_started_or_was_lost_has_an_event():
+    record = of_attempts(1, 1)
+    nothing = dict.fromkeys(("rc", "start", "end", "elapsed"))
+    record["attempts"] = [an_attempt(1, reason=schema.NOT_STARTED, **nothing)]
+    data = notifying.attempt_event(record, 1, None)["data"]
+    assert (data["started"], data["delta"]) == (False, None)
+    assert data["msg"] == "job work could not be started (attempt 1 of 4); it is tried again"
+    record["attempts"] = [
+        an_attempt(1, state="lost", reason="killed", rc=None, end=None, elapsed=None)
+    ]
+    data = notifying.attempt_event(record, 1, None)["data"]
+    assert (data["state"], data["started"], data["rc"]) == ("lost", True, None)
+
+
+@pytest.mark.parametrize(
+    ("on", "wanted"), [(None, False), ([], False), (["failed"], False), (["attempt"], True)]
+)
+def test_a_sink_hears_of_attempts_only_if_it_says_so(on, wanted):
+    assert notifying.wants_attempts({"on": on}) is wanted
+    assert notifying.wants_attempts({}) is False
