@@ -216,6 +216,7 @@ _OPTIONAL_RULES: Rules = {
     "retry": _or_null(_policy),
     "due": _or_null(_number),
     "first": _number,
+    "checksum": _integer,
     "reports": _flag,
     "pid_namespace": _integer,
     "notify": _integer,  # how many sinks, see outbox
