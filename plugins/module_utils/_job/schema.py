@@ -24,7 +24,9 @@ FLAW = "flaw"  # of the private part: what was wrong with a record that has been
 BARE = (
     "bare"  # private key of a final record for whose output the disk had no room; the files hold it
 )
-CHECKSUM = "checksum"  # private key of what a final record was when it was written; 0 in those before
+CHECKSUM = (
+    "checksum"  # private key of what a final record was when it was written; 0 in those before
+)
 COOKIE = "DURABLE_JOB_ID"  # environment variable by which a job's processes can be recognised
 NAME = "DURABLE_JOB_NAME"  # further ones of the command's: the job's name, if it has one,
 ATTEMPT = "DURABLE_JOB_ATTEMPT"  # and the number of the attempt

@@ -180,7 +180,9 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         )
     if state == schema.LOST and not same_boot:
         _require_here(job, private)
-    if evidence.queued:  # what is in the slots is the end of an attempt that is over, and in the record
+    if (
+        evidence.queued
+    ):  # what is in the slots is the end of an attempt that is over, and in the record
         exited = ending = None
     final = dict(reported(job, record), **streams(job, record, schema.EMBED_LIMIT))
     final = finish(job, final, state=state, reason=reason, exited=exited, ending=ending)

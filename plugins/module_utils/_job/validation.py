@@ -25,7 +25,11 @@ _LATEST = 253402300799.0  # the last second of the year 9999, and more seconds t
 
 
 def _integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _pid(value: object) -> bool:
+    return _integer(value) and 0 <= value < 2**31  # type: ignore[operator]  # pid_t
 
 
 def is_exit_code(value: object) -> bool:
@@ -89,15 +93,14 @@ def _finished_state(value: object) -> bool:
 
 def _survivors(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(one, dict) and _integer(one.get("pid")) and _text(one.get("name"))
-        for one in value
+        isinstance(one, dict) and _pid(one.get("pid")) and _text(one.get("name")) for one in value
     )
 
 
 def _process(value: object) -> bool:
     return (
         isinstance(value, dict)
-        and _integer(value.get("pid"))
+        and _pid(value.get("pid"))
         and value["pid"] > 0
         and _integer(value.get("started"))
     )
@@ -230,8 +233,8 @@ _OPTIONAL_RULES: Rules = {
 }
 # A job that has never started has no processes.
 _PROCESS_RULES: Rules = {
-    "keeper": _integer,
-    "runner": _integer,
+    "keeper": _pid,
+    "runner": _pid,
     "command": _process,
     "ahead": lambda value: (
         isinstance(value, list) and all(_text(jid) and schema.valid_jid(jid) for jid in value)

@@ -101,6 +101,7 @@ def test_a_live_job_has_an_empty_event_and_all_room_that_it_needs(launcher, rece
     assert counts(job) == {"pending": 0, "delivered": 0, "given_up": 0}
     launcher.release()
     delivered(job)
+    until(lambda: os.path.exists(job.path(outbox.SETTLED)), "it is settled")
     assert os.stat(job.path(outbox.SETTLED)).st_size == found.st_size
 
 
@@ -112,7 +113,7 @@ def test_only_who_wants_to_hear_of_a_state_is_told(launcher, receiver):
     quiet = launcher.shell("true", **asked(wants[1]))
     launcher.finished(quiet)
     assert counts(quiet) == {"pending": 0, "delivered": 0, "given_up": 0}
-    assert os.path.exists(quiet.path(outbox.SETTLED))
+    until(lambda: os.path.exists(quiet.path(outbox.SETTLED)), "it is settled")
 
 
 def test_output_goes_along_for_those_who_ask_for_it(launcher, receiver):
