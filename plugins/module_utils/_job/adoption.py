@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import host, notify_socket, runner, schema, standby
-from .attempts import PatientKeeper
+from . import host, notify_socket, runner, schema
 from .errors import MISHAPS
 from .job import Job, log_loss
 from .keeper import Keeper
@@ -17,8 +16,8 @@ from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .keeper import Plan
     from .schema import Record
-    from .standby import Plan
 
 
 def adopt(job: Job, borrowed: list[int], plan: Plan | None = None) -> None:
@@ -69,7 +68,7 @@ def _successor(job: Job, lock: int, plan: Plan | None) -> Keeper | None:
             if record["state"] != schema.QUEUED or not job.is_held("runner"):
                 return _taken_over(job, record, lock, plan)
             time.sleep(
-                standby.LOOK_INTERVAL
+                runner.LOOK_INTERVAL
             )  # what was about to start may still write; it will not run
         except MISHAPS:
             log_loss(job)
@@ -84,13 +83,18 @@ def _taken_over(job: Job, record: Record, lock: int, plan: Plan | None) -> Keepe
         asked = plan.request
     if plan is None and not asked["timeout_total"]:
         keeper = Keeper(job, asked, lock)
+        take_over = keeper.take_over
     else:
-        keeper = PatientKeeper(job, asked, lock)
+        # Imported here: see launcher.
+        from .attempts import PatientKeeper
+
+        keeper = patient = PatientKeeper(job, asked, lock)
+
+        def take_over(record: Record) -> None:
+            patient.resume(record, plan)
+
     try:
-        if isinstance(keeper, PatientKeeper):
-            keeper.resume(record, plan)
-        else:
-            keeper.take_over(record)
+        take_over(record)
     except BaseException:
         keeper.close()
         raise

@@ -34,9 +34,9 @@ from .spawn import NothingRanError, Starter, refused
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .job import Job
+    from .keeper import Plan
     from .queueing import Turn
     from .schema import Record
-    from .standby import Plan
 
 UNTIMED_SLEEP = 1.0  # seconds, where there is no clock to sleep by that also counts while the machine is suspended
 
@@ -246,7 +246,7 @@ class PatientKeeper(Keeper):
 
     def _start_again(self) -> str:
         """Let the record say that an attempt of which nothing has run is still to come."""
-        time.sleep(standby.LOOK_INTERVAL)  # something kills processes of ours: no storm
+        time.sleep(runner.LOOK_INTERVAL)  # something kills processes of ours: no storm
         try:
             self._await_runner()
             record = json.loads(self._written)
@@ -409,7 +409,7 @@ class PatientKeeper(Keeper):
             self.runner = 0
         while self._watch >= 0:
             if self.job.is_held("runner"):
-                self._wait(standby.LOOK_INTERVAL)
+                self._wait(runner.LOOK_INTERVAL)
             else:
                 self._close_polled(self._watch)
                 self._watch = -1

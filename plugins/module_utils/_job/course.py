@@ -14,7 +14,8 @@ from .errors import MISHAPS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .job import Job
-    from .standby import Plan, Post
+    from .keeper import Plan
+    from .standby import Post
 
 
 class Course:

@@ -32,14 +32,41 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable
 
+    from .queueing import Turn
     from .runner import ProcessDefaults
     from .schema import Record
-    from .standby import Adopt, Plan
+
+    Adopt = Callable[..., None]  # adoption.adopt, or one that knows the plan
 
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
 ORPHAN_INTERVAL = 0.5
 LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than a month
+
+
+class Plan:
+    """What only the processes of a job know of it: what is to be started, in which surroundings, and when.
+
+    :param request: what the user asked for, see launcher.
+    :param defaults: what the command must find unchanged.
+    :param turn: the job's place in its batch.
+    :param lock: its lock ``turn``; -1 if it has left the queue.
+    :param adopt: becomes the keeper of a job whose keeper has died; called in a process of its own, with
+        descriptors to close as soon as it holds the keeper's lock.
+    """
+
+    def __init__(
+        self, request: Record, defaults: ProcessDefaults, turn: Turn, lock: int, adopt: Adopt
+    ) -> None:
+        self.request = request
+        self.defaults = defaults
+        self.turn = turn
+        self.lock = lock
+        self.adopt = adopt
+
+    def started(self) -> Plan:
+        """Return the plan of a job that has left the queue."""
+        return Plan(self.request, self.defaults, self.turn, -1, self.adopt)
 
 
 class Keeper:

@@ -39,19 +39,19 @@ import os
 import select
 import sys
 
-from . import adoption, attempts, prewarm, removing, retrying, schema, status, stopping, unit
+from . import adoption, prewarm, removing, retrying, schema, status, stopping, unit
 from .errors import JobError
 from .host import require_proc
 from .job import log_loss
-from .keeper import Keeper
+from .keeper import Keeper, Plan
 from .names import lock_name
 from .queueing import Turn
 from .runner import ProcessDefaults, read_all
-from .standby import Plan
 from .store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import NoReturn
 
     from .schema import Record
@@ -174,7 +174,13 @@ def answer(request: Record) -> Record:
     """Launch what is asked for. The answer tells about each job by itself."""
     defaults = ProcessDefaults()
     is_patient = request.get("slots") or any(map(retrying.is_patient, request["jobs"]))
-    prewarm.look_up(sys.modules[__name__], prewarm.PATIENT if is_patient else ())
+    further: tuple[ModuleType, ...] = ()
+    if is_patient:
+        # Before the first fork, for keepers of jobs that wait; those of others need not carry it.
+        from . import attempts, course, standby
+
+        further = (attempts, course, retrying, standby)
+    prewarm.look_up(sys.modules[__name__], further)
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.
@@ -358,8 +364,9 @@ class Launch:
                     raise JobError("cannot launch job %s: somebody else has its locks" % job.jid)
                 self._fds[role] = lock
             self._fds["out"], self._fds["in"] = os.pipe()
-            is_patient = queued or retrying.is_patient(self.request)
-            kind = attempts.PatientKeeper if is_patient else Keeper
+            kind = Keeper
+            if queued or retrying.is_patient(self.request):
+                from .attempts import PatientKeeper as kind
             self.keeper = keeper = kind(job, self.request, self._fds["keeper"])
             keeper.open(to_start=not queued)
             if self.request["watchdog"] and job.inbox < 0:

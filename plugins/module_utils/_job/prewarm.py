@@ -14,7 +14,7 @@ import os
 import select
 from types import FunctionType, ModuleType
 
-from . import attempts, course, keeper, kernel, output, retrying, runner, spawn, standby
+from . import keeper, kernel, output, runner, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 # The code that runs after a fork, beside the launcher's. Of all code it could be, but the table is small.
 _MODULES = (keeper, kernel, output, runner, spawn)
-PATIENT = (attempts, course, retrying, standby)  # and that of jobs that wait, or are tried again
 # Whose methods it uses without naming the type.
 _BUILTIN = (bytes, dict, list, memoryview, os.statvfs_result, str, type(select.poll()))
 

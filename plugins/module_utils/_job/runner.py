@@ -37,6 +37,7 @@ ADOPT_INTERVAL = 1.0
 
 GAVE_UP = 3  # the exit status of a keeper that cannot write the end of its job down
 
+LOOK_INTERVAL = 0.02  # seconds between two looks at what another process is about to do
 # Seconds between two attempts to write something down, and for how long a disk that refuses it is asked again.
 RECORD_INTERVAL = 1.0
 RECORD_PATIENCE = 10.0

@@ -24,41 +24,12 @@ if TYPE_CHECKING:
     from typing import Callable, NoReturn
 
     from .job import Job
-    from .queueing import Turn
-    from .runner import ProcessDefaults
+    from .keeper import Plan
     from .schema import Record
-
-    Adopt = Callable[..., None]  # adoption.adopt, or one that knows the plan
 
 HIGHEST = 4096  # no process of ours has as many descriptors
 LEAVE_QUEUE = b"t"  # what a keeper writes into our FIFO when the job has started
 RUNNER_FIRST = 1.0  # seconds that we leave to a runner, which gives the job a new keeper too
-LOOK_INTERVAL = 0.02  # seconds between two looks whether it has
-
-
-class Plan:
-    """What only the processes of a job know of it: what is to be started, in which surroundings, and when.
-
-    :param request: what the user asked for, see launcher.
-    :param defaults: what the command must find unchanged.
-    :param turn: the job's place in its batch.
-    :param lock: its lock ``turn``; -1 if it has left the queue.
-    :param adopt: becomes the keeper of a job whose keeper has died; called in a process of its own, with
-        descriptors to close as soon as it holds the keeper's lock.
-    """
-
-    def __init__(
-        self, request: Record, defaults: ProcessDefaults, turn: Turn, lock: int, adopt: Adopt
-    ) -> None:
-        self.request = request
-        self.defaults = defaults
-        self.turn = turn
-        self.lock = lock
-        self.adopt = adopt
-
-    def started(self) -> Plan:
-        """Return the plan of a job that has left the queue."""
-        return Plan(self.request, self.defaults, self.turn, -1, self.adopt)
 
 
 class Post:
@@ -197,7 +168,7 @@ def _replace(job: Job, plan: Plan, lock: int) -> bool:
         return True
     until = time.monotonic() + RUNNER_FIRST
     while job.is_held("runner") and time.monotonic() < until:
-        time.sleep(LOOK_INTERVAL)
+        time.sleep(runner.LOOK_INTERVAL)
         if job.is_held("keeper"):
             return False
     begun = time.monotonic()
