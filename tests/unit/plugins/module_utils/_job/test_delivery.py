@@ -618,7 +618,9 @@ def test_the_standby_is_gone_while_the_end_of_its_job_is_being_told(launcher, re
     assert guards
 
     def corpses():
-        return [one for one in processes.all_processes().values() if one.zombie and one.parent in guards]
+        return [
+            one for one in processes.all_processes().values() if one.zombie and one.parent in guards
+        ]
 
     until(lambda: not corpses(), "nobody waits in vain for the standby")
 
