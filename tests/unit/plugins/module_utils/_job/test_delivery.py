@@ -21,6 +21,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     host,
     notifying,
     outbox,
+    processes,
     removing,
     schema,
     sinks,
@@ -589,6 +590,40 @@ def test_an_attempt_whose_event_was_not_released_is_told_with_the_next_look(laun
     delivery.look_at_live(launcher.store, [outbox.file_name(job.jid, 1)])
     delivery.wake(launcher.store)
     delivered(job)
+
+
+def test_the_next_keeper_lets_the_event_be_sent_that_its_predecessor_did_not_release(
+    launcher, receiver
+):
+    receiver.behaviour = "error"
+    job = pausing(launcher, {"url": receiver.url, "on": ["attempt"]})
+    until(lambda: receiver.requests)
+    found = outbox.find(launcher.store, job.jid, 1)
+    until(found.lock)
+    os.utime(found.fd, (0, 0))
+    found.close()
+    receiver.behaviour = "ok"
+    os.kill(launcher.keeper(job)[0], signal.SIGKILL)
+    delivered(job)
+    stop(job)
+
+
+def test_the_standby_is_gone_while_the_end_of_its_job_is_being_told(launcher, receiver):
+    receiver.behaviour = "hang"
+    entry = {"url": receiver.url, "http_timeout": 300}
+    job = launcher.shell(FAILED, retry=SOON, **asked(entry))
+    launcher.finished(job)
+    until(lambda: receiver.requests)
+    until(lambda: not holders(job.path("standby")) and not holders(job.path("keeper")))
+    guards = set(holders(outbox_path(job, delivery.BELL)))
+    assert guards
+
+    def corpses():
+        return [
+            one for one in processes.all_processes().values() if one.zombie and one.parent in guards
+        ]
+
+    until(lambda: not corpses(), "nobody waits in vain for the standby")
 
 
 @pytest.mark.parametrize("damage", [b"", b"x" * 4096, b"64 64 64\n"])
