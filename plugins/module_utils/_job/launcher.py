@@ -366,7 +366,9 @@ class Launch:
             self._fds["out"], self._fds["in"] = os.pipe()
             kind = Keeper
             if queued or retrying.is_patient(self.request):
-                from .attempts import PatientKeeper as kind
+                from .attempts import PatientKeeper
+
+                kind = PatientKeeper
             self.keeper = keeper = kind(job, self.request, self._fds["keeper"])
             keeper.open(to_start=not queued)
             if self.request["watchdog"] and job.inbox < 0:

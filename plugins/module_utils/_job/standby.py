@@ -21,11 +21,10 @@ from .record_io import DamagedRecord, MissingRecord
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, NoReturn
+    from typing import NoReturn
 
     from .job import Job
     from .keeper import Plan
-    from .schema import Record
 
 HIGHEST = 4096  # no process of ours has as many descriptors
 LEAVE_QUEUE = b"t"  # what a keeper writes into our FIFO when the job has started
