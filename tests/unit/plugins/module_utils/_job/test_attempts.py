@@ -130,7 +130,9 @@ def stop_unstarted(launcher, *jobs):
 def test_only_what_has_not_started_is_stopped(launcher, tmp_path):
     later = launcher.shell(f"touch {tmp_path}/began", start_in=60)
     now = launcher.gated("echo to the end")
-    delayed = launcher.ready("echo; until [ -e go ]; do sleep 0.02; done", start_in=0.1, chdir=launcher.store.path)
+    delayed = launcher.ready(
+        "echo; until [ -e go ]; do sleep 0.02; done", start_in=0.1, chdir=launcher.store.path
+    )
     pausing = launcher.shell("exit 3", retry=again(delay=60, delay_max=60))
     until(lambda: pausing.read_record()["reason"] == "retry", "the pause")
     for job in (now, delayed, pausing):
@@ -147,8 +149,13 @@ def test_only_what_has_not_started_is_stopped(launcher, tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.22, 0.24, 0.26, 0.28, 0.3])
-def test_either_a_job_is_stopped_before_it_starts_or_it_runs_to_its_end(launcher, seconds, tmp_path):
-    jobs = [launcher.shell(f"echo began; sleep 0.3; touch {tmp_path}/{number}", start_in=seconds) for number in range(3)]
+def test_either_a_job_is_stopped_before_it_starts_or_it_runs_to_its_end(
+    launcher, seconds, tmp_path
+):
+    jobs = [
+        launcher.shell(f"echo began; sleep 0.3; touch {tmp_path}/{number}", start_in=seconds)
+        for number in range(3)
+    ]
     told = stop_unstarted(launcher, *jobs)
     for number, job in enumerate(jobs):
         found = status.wait(job, PATIENCE)
