@@ -398,7 +398,8 @@ def test_the_rescue_of_the_guide_goes_on_with_the_host_as_it_was(site):
     within = round(site.duration * 1.5) + 3
     values = {"gateway": NOBODY, "old_gateway": GATEWAY, "within": within}
     status, out = site.run(EXAMPLES / "guard_rescue.yml", **values)
-    assert status == 0 and "rescued=1" in out, out
+    assert status == 0 and "TASK [Wait for the undo]" in out, out
+    assert site.undo("undo of guard_route_tasks")["state"] == "succeeded"
     assert GATEWAY in state(site, "route")
 
 
