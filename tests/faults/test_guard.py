@@ -268,7 +268,7 @@ def moment(number):
 @pytest.mark.parametrize("number", range(1, MOMENTS + 1))
 def test_a_guard_at_a_random_moment(site, number, record_property):
     """
-    the change of `job_guard` cuts the host off, then or a moment later, a task of it fails, or ansible-playbook is killed
+    a guarded change cuts the host off, at once or a moment later; or a task of it fails; or ansible-playbook is killed
     | the change stays only if a new connection has stopped the undo; otherwise the undo runs, once and in time
     """
     what, share = moment(number)
@@ -290,8 +290,8 @@ def test_a_guard_at_a_random_moment(site, number, record_property):
                 kill(play)
         out, _none = play.communicate(timeout=PATIENCE)
         found = site.undo(f"use {number}")
-    marks = Path(site.folder / f"marks.{number}")
-    done = marks.read_text().split() if marks.exists() else []
+    marks = site.folder / f"marks.{number}"
+    done = marks.read_text(encoding="utf-8").split() if marks.exists() else []
     if found is None:
         assert what == "killed" and done == []
         record_property(what, "before the undo was launched")
@@ -371,7 +371,7 @@ def test_a_good_change_of_the_guide_stays(site, name):
 @pytest.mark.parametrize("name", [*sorted(CASES), "sshd, sockets named"])
 def test_a_change_of_the_guide_that_locks_out_is_undone(site, name):
     """
-    a firewall or an SSH configuration lets nobody in any more, but leaves open connections alone; or a route leads nowhere
+    a firewall or an SSH configuration lets nobody in, but leaves open connections alone; or a route leads nowhere
     | `job_guard` fails, and the host is as it was before
     """
     name, _comma, named = name.partition(",")
