@@ -56,7 +56,9 @@ class Stopping:
         self._foreign: dict[int, Job] = {}
         for index, job in waiter.chosen(lambda found: is_meant(found, only_unstarted)).items():
             self._add(index, job)
-        self._left = waiter.chosen(lambda found: bool(found["finished"] and found.get("survivors")))
+        self._left: dict[int, Job] = {}
+        if not only_unstarted:
+            self._left = waiter.chosen(lambda one: bool(one["finished"] and one.get("survivors")))
 
     def _add(self, index: int, job: Job) -> None:
         try:

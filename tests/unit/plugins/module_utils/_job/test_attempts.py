@@ -110,20 +110,20 @@ def test_a_job_that_is_to_start_later_is_stopped_before(launcher, tmp_path):
     assert final["attempts"] == []
 
 
-def press_unstarted(job):
+def request_unstarted(job):
     """Ask a job's keeper to stop the job only if it has not started, and return when it has read this."""
     asked = {"number": signal.SIGTERM, "grace": 0, "reason": "asked by a test"}
     fd = job.open_fifo("keeper", os.O_RDONLY | os.O_NONBLOCK)
     try:
-        stopping.Stop(job, only_unstarted=True, **asked).press()
+        stopping.Stop(job, only_unstarted=True, **asked).request()
         until(lambda: not array.array("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0])
     finally:
         os.close(fd)
 
 
 def stop_unstarted(launcher, *jobs):
-    params = {"jobs": [job.jid for job in jobs], "signal": None, "grace": None, "missing": "fail"}
-    params["only_unstarted"] = True
+    params = {"jobs": [job.jid for job in jobs], "names": None, "states": None, "signal": None}
+    params.update(grace=None, missing="fail", only_unstarted=True)
     return ask(launcher.store.path, "job_stop", whole=True, params=params)[1]
 
 
@@ -136,7 +136,7 @@ def test_only_what_has_not_started_is_stopped(launcher, tmp_path):
     pausing = launcher.shell("exit 3", retry=again(delay=60, delay_max=60))
     until(lambda: pausing.read_record()["reason"] == "retry", "the pause")
     for job in (now, delayed, pausing):
-        press_unstarted(job)
+        request_unstarted(job)
     told = stop_unstarted(launcher, later, now, delayed, pausing)
     assert told["stopped_jobs"] == [later.jid] and not told["failed_jobs"]
     states = [(job["state"], job["started"]) for job in told["jobs"]]
