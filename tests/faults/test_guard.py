@@ -95,7 +95,7 @@ class Site:
         with open(self.log, "ab") as log:
             server = subprocess.Popen([*inside(self.host), *command], stderr=log)
         stack.callback(server.wait)
-        stack.callback(server.terminate)
+        stack.callback(server.kill)  # one that reads its configuration again may lose a SIGTERM
         until(lambda: "listening" in self.log.read_text(), "the sshd")
 
     def _lay_cable(self):
@@ -118,7 +118,18 @@ class Site:
         self.on_host(MEND + "; nft flush ruleset")
         for path in (self.folder / "conf.d").glob("*"):
             path.unlink()
-            self.on_host(str(self.folder / "reload"))
+            self.reload()
+
+    def reload(self):
+        """Let the sshd read its configuration again, and return when it listens again."""
+        before = self.log.read_text().count("SIGHUP")
+        self.on_host(str(self.folder / "reload"))
+
+        def listens():
+            text = self.log.read_text()
+            return text.count("SIGHUP") > before and "listening" in text.rpartition("SIGHUP")[2]
+
+        until(listens, "the sshd")
 
     def _write_files(self):
         folder = self.folder
