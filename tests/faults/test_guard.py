@@ -115,7 +115,7 @@ class Site:
 
     def mend(self):
         """Let the host be as it was."""
-        self.on_host(MEND + "; nft flush ruleset")
+        self.on_host(f"ip route flush exact default; {MEND}; nft flush ruleset")
         for path in (self.folder / "conf.d").glob("*"):
             path.unlink()
             self.reload()
@@ -350,6 +350,12 @@ CASES = {
     "sshd": ({"who": "AllowUsers root"}, {"who": "AllowUsers nobody"}),
     "route": ({"gateway": GATEWAY_2}, {"gateway": NOBODY}),
 }
+# What a host may have before, and is to have again.
+OLDER = {
+    "firewall": "nft add table inet older",
+    "sshd": "echo AllowUsers root > conf.d/who.conf",
+    "route": f"ip route flush exact default; ip route add default via {GATEWAY} metric 100",
+}
 
 
 def example_values(site, name, **values):
@@ -386,6 +392,7 @@ def test_a_change_of_the_guide_that_locks_out_is_undone(site, name):
     | `job_guard` fails, and the host is as it was before
     """
     name, _comma, named = name.partition(",")
+    site.on_host(f"cd {site.folder}; {OLDER[name]}")
     before = state(site, name)
     within = round(site.duration * 1.5) + 3
     values = example_values(site, name, within=within, **CASES[name][1])
