@@ -344,6 +344,7 @@ STOP = Arguments(
         "signal": {"type": "str"},
         "grace": {"type": "raw"},
         "missing": {"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
+        "only_unstarted": {"type": "bool", "default": False},
     },
     **ONE_WAY,
 )

@@ -53,6 +53,16 @@ options:
     choices:
       - fail
       - ignore
+  only_unstarted:
+    description:
+      - Stop only jobs that have not started yet, such as those with a time of their own
+        (O(durable.jobs.job_start#module:start_in)). A job that starts at this very moment either ends as V(stopped)
+        with C(started) false, or runs on unharmed.
+      - With V(true) a job that has started counts as one that has finished. It stays as it is, and does not make the
+        task fail.
+    type: bool
+    default: false
+    version_added: 1.0.0
 extends_documentation_fragment:
   - durable.jobs.async_dir
   - durable.jobs.match
@@ -96,6 +106,13 @@ EXAMPLES = r"""
     signal: INT
     grace: 1m
     missing: ignore
+
+- name: Call off what is to happen tonight, but do not disturb it if it has begun
+  durable.jobs.job_stop:
+    jobs: [upgrade]
+    only_unstarted: true
+    missing: ignore
+  register: upgrade
 
 - name: See what would be stopped
   durable.jobs.job_stop:

@@ -27,6 +27,8 @@ else
     command -v setfacl >/dev/null || missing+=(acl)
     command -v strace >/dev/null || missing+=(strace)
     command -v unshare >/dev/null || missing+=(util-linux)
+    command -v nft >/dev/null || missing+=(nftables)
+    command -v ip >/dev/null || missing+=(iproute2)
     command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
     compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null ||
         compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)

@@ -192,6 +192,9 @@ class PatientKeeper(Keeper):
     def _is_decided(self) -> bool:
         return self._course.phase == retrying.OVER
 
+    def _is_unstarted(self) -> bool:
+        return self._course.phase == retrying.WAITING
+
     def _await_start(self) -> str:
         """Wait until an attempt may be started, or is not to be any more."""
         while self._stop is None:

@@ -364,8 +364,14 @@ class Keeper:
                 stop = stopping.parse(line)
             except ValueError:
                 continue  # whoever may write here may also kill us; nonsense is not worth more
+            if stop["only_unstarted"] and not self._is_unstarted():
+                continue
             stop["kill_at"] = min(self._kill_at(), time.monotonic() + stop["grace"])
             self._stop = stop
+
+    def _is_unstarted(self) -> bool:
+        """Tell whether the command may still be kept from starting for the first time."""
+        return False
 
     def _kill_at(self) -> float:
         """Return when SIGKILL is due: what those want who have asked us to stop, and what has been begun says."""

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import signal
+import termios
 import time
 
 import pytest
@@ -20,7 +23,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
 )
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.tests.bench import processes as processes_of_bench
-from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, request, until
+from ansible_collections.durable.jobs.tests.unit.support import PATIENCE, ask, request, until
 
 SOON = {"retries": 3, "on": ["failed"], "delay": 0.1, "backoff": 1, "delay_max": 0.1, "jitter": 0}
 
@@ -105,6 +108,61 @@ def test_a_job_that_is_to_start_later_is_stopped_before(launcher, tmp_path):
     assert outcome(final) == ("stopped", None, "asked by a test")
     assert final["started"] is False and not (tmp_path / "began").exists()
     assert final["attempts"] == []
+
+
+def request_unstarted(job):
+    """Ask a job's keeper to stop the job only if it has not started, and return when it has read this."""
+    asked = {"number": signal.SIGTERM, "grace": 0, "reason": "asked by a test"}
+    fd = job.open_fifo("keeper", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        stopping.Stop(job, only_unstarted=True, **asked).request()
+        until(lambda: not array.array("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0])
+    finally:
+        os.close(fd)
+
+
+def stop_unstarted(launcher, *jobs):
+    params = {"jobs": [job.jid for job in jobs], "names": None, "states": None, "signal": None}
+    params.update(grace=None, missing="fail", only_unstarted=True)
+    return ask(launcher.store.path, "job_stop", whole=True, params=params)[1]
+
+
+def test_only_what_has_not_started_is_stopped(launcher, tmp_path):
+    later = launcher.shell(f"touch {tmp_path}/began", start_in=60)
+    now = launcher.gated("echo to the end")
+    delayed = launcher.ready(
+        "echo; until [ -e go ]; do sleep 0.02; done", start_in=0.1, chdir=launcher.store.path
+    )
+    pausing = launcher.shell("exit 3", retry=again(delay=60, delay_max=60))
+    until(lambda: pausing.read_record()["reason"] == "retry", "the pause")
+    for job in (now, delayed, pausing):
+        request_unstarted(job)
+    told = stop_unstarted(launcher, later, now, delayed, pausing)
+    assert told["stopped_jobs"] == [later.jid] and not told["failed_jobs"]
+    states = [(job["state"], job["started"]) for job in told["jobs"]]
+    assert states == [("stopped", False), ("running", True), ("running", True), ("queued", True)]
+    assert not (tmp_path / "began").exists()
+    launcher.release()
+    for job in (now, delayed):
+        assert outcome(status.wait(job, PATIENCE)) == ("succeeded", 0, None)
+    assert not status.look(pausing)["finished"]
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.22, 0.24, 0.26, 0.28, 0.3])
+def test_either_a_job_is_stopped_before_it_starts_or_it_runs_to_its_end(
+    launcher, seconds, tmp_path
+):
+    jobs = [
+        launcher.shell(f"echo began; sleep 0.3; touch {tmp_path}/{number}", start_in=seconds)
+        for number in range(3)
+    ]
+    told = stop_unstarted(launcher, *jobs)
+    for number, job in enumerate(jobs):
+        found = status.wait(job, PATIENCE)
+        stopped = job.jid in told["stopped_jobs"]
+        assert outcome(found)[:2] == (("stopped", None) if stopped else ("succeeded", 0))
+        assert found["started"] is not stopped
+        assert (tmp_path / str(number)).exists() is not stopped
 
 
 def test_jobs_that_start_later_let_others_of_their_batch_go_first(launcher, tmp_path):
