@@ -15,7 +15,11 @@ SINKS = [
     {"to": "http://a", "state": "pending", "reason": "it answered 500", "tries": 1, "attempt": 1},
 ]
 PAUSING = {
-    **{"state": "queued", "reason": "retry", "rc": None, "attempt": 1, "max_attempts": 4},
+    "state": "queued",
+    "reason": "retry",
+    "rc": None,
+    "attempt": 1,
+    "max_attempts": 4,
     "start_at": "2026-11-21 23:00:02.118301",
     "notifications": {"pending": 1, "delivered": 0, "given_up": 0, "sinks": SINKS},
 }
