@@ -12,9 +12,10 @@ LINT := formatters codeqa yamllint typing antsibull-nox-config docs-check licens
         extra-checks build-import-check roles-readme return-docs ansible-lint actionlint
 # What each command runs, in this order.
 lint          := $(LINT)
-test          := $(LINT) collection docs unit browser sanity integration molecule
+test          := $(LINT) collection docs unit browser eda sanity integration molecule
 unit          := collection unit
 browser       := collection browser
+eda           := collection eda
 collection    := collection
 docs          := collection docs
 demo          := collection demo
@@ -25,7 +26,7 @@ test-faults   := collection faults
 test-machines := collection machines
 test-async    := collection core-async
 
-.PHONY: help test demo collection test-matrix test-edges test-async test-faults test-machines bench lint unit browser docs format clean
+.PHONY: help test demo collection test-matrix test-edges test-async test-faults test-machines bench lint unit browser eda docs format clean
 .SECONDARY:
 
 help: ## this list
@@ -42,12 +43,13 @@ bench: .nox/ready-bench ## measure against the builtin async, into docs/benchmar
 docs: .nox/ready-docs ## the site of the collection, into docs/build/html
 lint: .nox/ready-lint ## only the linters
 unit: .nox/ready-unit ## only the unit tests
+eda: .nox/ready-eda ## only the event source, in the real ansible-rulebook
 browser: .nox/ready-browser ## only the pages, in a headless chromium
 
 # The formatters only check where CI is true. --no-install: see below. With ARGS, arguments reach
 # the tool: make unit ARGS="tests/unit -k names", make bench ARGS=--quick.
 NOX = $(BIN)/nox --no-color --reuse-existing-virtualenvs
-test demo collection test-faults test-machines test-async bench lint unit browser docs:
+test demo collection test-faults test-machines test-async bench lint unit browser eda docs:
 	@CI=true $(NOX) --no-install --stop-on-first-error --session $($@) $(if $(ARGS),-- $(ARGS))
 test-edges: export DURABLE_JOBS_MATRIX = edges
 test-matrix test-edges:

@@ -59,7 +59,7 @@ CORE = max((core for python, core in PAIRS if python == HERE), default=max(CORES
 TREE = ROOT / ".nox" / "tree"
 COLLECTION = TREE / "ansible_collections" / "durable" / "jobs"
 # Not in the tarball (galaxy.yml: build_ignore), but beside what it installs: the tests run there.
-BESIDE = ("tests", "extensions")
+BESIDE = ("tests", "extensions/molecule")
 ENVIRONMENT = {
     "ANSIBLE_COLLECTIONS_PATH": str(TREE),
     "ANSIBLE_CONFIG": str(ROOT / "tests" / "tools" / "ansible.cfg"),
@@ -80,6 +80,9 @@ SITE = (
     "ansible-pygments>=0.1.2,<0.2",
 )
 MITOGEN = "mitogen>=0.3.54,<0.4"
+# prometheus-client: its parsers read the metrics that we write.
+UNIT = ("pytest>=8,<10", "PyYAML>=6,<7", "prometheus-client>=0.21,<1")
+RULEBOOK = "ansible-rulebook>=1.3.2,<1.4"
 RUNNERS = "mitogen, ansible-runner"  # as a row of the grid
 BY_MODULE = "integration by module"  # as another
 
@@ -226,7 +229,7 @@ def docs(session: nox.Session) -> None:
 @nox.session(requires=["collection"])
 def unit(session: nox.Session) -> None:
     """Run the unit tests (arguments go to pytest)."""
-    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML>=6,<7", *WORKER_REQUIREMENTS)
+    session.install(core_package(CORE), *UNIT, *WORKER_REQUIREMENTS)
     run_pytest(session, *(session.posargs or [*SIDE_BY_SIDE, "tests/unit"]))
 
 
@@ -305,6 +308,15 @@ def browser(session: nox.Session) -> None:
     session.run_install("bash", str(script), "browser", external=True)
     session.env["DURABLE_JOBS_PICTURES"] = os.environ.get("DURABLE_JOBS_PICTURES", "")
     run_pytest(session, *(session.posargs or ["tests/browser"]))
+
+
+@nox.session(requires=["collection"])
+def eda(session: nox.Session) -> None:
+    """Run the event source, by itself and in the real ansible-rulebook (arguments go to pytest)."""
+    session.install(core_package(CORE), "pytest>=8,<10", "PyYAML>=6,<7", RULEBOOK)
+    script = ROOT / "tests" / "tools" / "system-packages.sh"
+    session.run_install("bash", str(script), "eda", external=True)
+    run_pytest(session, *(session.posargs or ["tests/eda"]))
 
 
 @nox.session(requires=["collection"])

@@ -34,16 +34,23 @@ class ActionModule(ForwardingAction):
         lines = _Splitter(lambda line: shown.show("%s | %s" % (host, line)))
         pieces = _Pieces(int(self._task.args.get("max_bytes") or PIECE_BYTES))
         args = dict(self.forwarded(), jid=answer["ansible_job_id"])
-        for other in ("name", "tail_lines"):  # a name may mean another job the next time
+        is_one = args.get("attempt") is not None
+        # A name or a glob may mean another job the next time.
+        for other in ("name", "names", "states", "tail_lines"):
             args.pop(other, None)
         while True:
             pieces.take(answer)
             if answer["size"] is not None or answer["eof"]:  # else it is hidden
                 lines.take(answer["content"])
-            if answer["eof"] and not (answer["shrunk"] and answer["size"]):
+            is_over = answer["eof"] and not (answer["shrunk"] and answer["size"])
+            if is_over:
                 lines.end()
+            if is_over and (is_one or answer["finished"]):
                 return dict(answer, **pieces.result())
-            args["offset"] = 0 if answer["shrunk"] else answer["next_offset"]
+            # A job that is tried again is followed until its last attempt has ended.
+            args["attempt"] = answer["attempt"] + is_over
+            args["offset"] = 0 if is_over or answer["shrunk"] else answer["next_offset"]
+            pieces = _Pieces(pieces.limit) if is_over else pieces
             answer = self.ask(args, task_vars or {})
             if "eof" not in answer:
                 return answer
@@ -72,6 +79,7 @@ class _Splitter:
         """Show what has no newline."""
         if self._begun:
             self._show(self._begun)
+            self._begun = ""
 
     def _show(self, line: str) -> None:
         self._tell(line.rstrip("\r").rpartition("\r")[2])  # as a terminal would show it
@@ -84,7 +92,7 @@ class _Pieces:
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._kept: list[tuple[int, int, str]] = []  # of each: begin, end, text
         self._lost = 0
 
@@ -95,7 +103,7 @@ class _Pieces:
             self._kept = self._kept or [(answer["offset"], answer["offset"], answer["content"])]
             return
         self._kept.append((answer["offset"], answer["next_offset"], answer["content"]))
-        while len(self._kept) > 1 and answer["next_offset"] - self._kept[0][0] > self._limit:
+        while len(self._kept) > 1 and answer["next_offset"] - self._kept[0][0] > self.limit:
             del self._kept[0]
 
     def result(self) -> dict[str, t.Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..module_utils._argspec import ONE_COMMAND, START, checked
+from ..module_utils._argspec import ONE_COMMAND, START, checked, with_on
 from ..module_utils._job.errors import JobError
 from ..plugin_utils._forward import IN_THE_BACKGROUND, ForwardingAction
 
@@ -27,7 +27,7 @@ class ActionModule(ForwardingAction):
         args = super().forwarded()
         raw = args.pop(RAW, None)
         if isinstance(raw, dict):  # a template that is all of the arguments
-            args = {**args, **raw}
+            args = with_on({**args, **raw})
             checked(args, START.spec)
             return args
         if raw:

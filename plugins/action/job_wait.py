@@ -39,7 +39,19 @@ PROGRESS_LINES = 20  # lines at a time about jobs that have reported progress an
 LONGEST = 1e12  # seconds that a line can show
 # What a line reads of a job.
 NOTHING = dict.fromkeys(
-    ("name", "ansible_job_id", "state", "reason", "elapsed", "timeout", "progress", "finished")
+    (
+        *(
+            "name",
+            "ansible_job_id",
+            "state",
+            "reason",
+            "elapsed",
+            "timeout",
+            "progress",
+            "finished",
+        ),
+        *("attempt", "max_attempts", "starts_in"),
+    )
 )
 MODULE_FAILURES = 3  # runs of the module that may fail in a row without an answer of ours
 
@@ -62,9 +74,8 @@ class ActionModule(ForwardingAction):
         self._lines = Lines(self, task_vars)
         try:
             args = self.forwarded()
-            if "jobs" not in args:
-                raise JobError("missing required arguments: jobs")
-            args["jobs"] = [one.plain() for one in references(args["jobs"])]
+            if "jobs" in args:
+                args["jobs"] = [one.plain() for one in references(args["jobs"])]
             numbers = quantities.checked(args)
             timeout, reconnect = numbers.get("timeout"), numbers.get("reconnect_timeout")
         except JobError as error:
@@ -89,8 +100,10 @@ class ActionModule(ForwardingAction):
             # Hosts of one play should not all ask at the same moment.
             look = LOOK[news.seen is not None] * random.uniform(0.9, 1.0)
             left = float("inf") if timeout is None else start + timeout - time.monotonic()
-            # After a lost connection the first answer shall come at once: only it shows that the host is back.
-            wait = 0.0 if contact.is_lost() else max(0.0, min(left, look))
+            # After a lost connection the first answer shall come at once: only it shows that the host is back. So shall
+            # the answer that says which jobs match: what matches later, or no longer, does not count.
+            is_short = contact.is_lost() or "jobs" not in args
+            wait = 0.0 if is_short else max(0.0, min(left, look))
             # The engine decides by its clock whether it has waited so long; `last` says that the time is over then.
             part = {"wait": wait, "last": wait >= left, "gather": gather}
             answer = contact.ask(args, dict(part, seen=news.seen), task_vars or {})
@@ -98,7 +111,9 @@ class ActionModule(ForwardingAction):
                 continue
             if "news" in answer:
                 news.take(answer.pop("news"))
-            args["jobs"] = answer.pop("meant", args["jobs"])
+            if "meant" in answer:
+                args = {key: args[key] for key in args if key not in ("names", "states")}
+                args["jobs"] = answer.pop("meant")
             if answer.pop("done", True):
                 return answer
             gather = min(longest_gather, gather * 2)
@@ -287,6 +302,8 @@ def _line(job: dict[str, t.Any]) -> str:
     text = "%s: %s" % (who(job), job["state"] or "missing")
     if job["reason"]:
         text += " (%s)" % job["reason"]
+    attempt = schema.attempt_text(job)
+    text += ", " + attempt if attempt else ""
     elapsed, timeout = _seconds(job["elapsed"]), _seconds(job["timeout"])
     if elapsed is not None:
         text += ", %.1f%s s" % (elapsed, "/%g" % timeout if timeout else "")

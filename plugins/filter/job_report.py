@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import re
 import typing as t
@@ -14,7 +13,21 @@ from ansible.errors import AnsibleFilterError
 
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
-from ..plugin_utils._overview import NO_ID, Host, Job, flaws, hosts, number, reason, state
+from ..plugin_utils._moments import EARLIEST, LATEST, span, utc_offset
+from ..plugin_utils._moments import moment as date_of
+from ..plugin_utils._overview import (
+    LIVE,
+    NO_ID,
+    Host,
+    Job,
+    attempts,
+    flaws,
+    hosts,
+    number,
+    reason,
+    state,
+    untold,
+)
 
 DOCUMENTATION = r"""
 name: job_report
@@ -85,12 +98,6 @@ _KEPT = (
     *("name", "cmd", "rc", "signal", "elapsed", "timeout", "user", "containment", "results_file"),
     *("start", "end", "stdout_bytes", "stderr_bytes", "truncated"),
 )
-_NANOSECONDS = re.compile(r"j([0-9]{16,})\.")  # our jids begin with the moment of the launch
-_QUARTER = 900  # seconds; time zones differ by multiples of it
-_FARTHEST = 15 * 3600  # seconds that a time zone may be ahead of or behind UTC
-# Moments that a page shows, in seconds since 1970: a job that says another has no place on a time line.
-_EARLIEST = 0
-_LATEST = 200 * 366 * 86400
 
 
 def report(
@@ -103,7 +110,7 @@ def report(
 ) -> str:
     """Return the data of the page."""
     moment = _seconds(at)
-    if moment is None or not _EARLIEST <= moment <= _LATEST:
+    if moment is None or not EARLIEST <= moment <= LATEST:
         raise AnsibleFilterError(f"job_report: at must be a number of seconds, not {at!r}")
     try:
         found = hosts(answers)
@@ -136,7 +143,7 @@ def _host(host: Host, tails: list[Job], zone: object) -> dict[str, t.Any]:
     with_output = {job["ansible_job_id"]: job for job in tails if job["ansible_job_id"] != NO_ID}
     jobs = [with_output.get(job["ansible_job_id"], job) for job in host.jobs]
     jobs.sort(key=schema.needs_attention)
-    offsets = [_offset(job) for job in jobs]
+    offsets = [utc_offset(job) for job in jobs]
     # Of a host whose jobs do not tell, what it says now.
     usual = next((one for one in offsets if one is not None), _seconds_of_zone(zone))
     return {
@@ -157,23 +164,20 @@ def _job(job: Job, offset: int) -> dict[str, t.Any]:
         id=job["ansible_job_id"],
         attention=schema.needs_attention(job),
         state=state(job),
-        reason="; ".join(part for part in (reason(job), flaws(job)) if part) or None,
+        reason="; ".join(part for part in _why(job) if part) or None,
         progress=schema.progress_text(job["progress"]) or None,
-        submitted_at=_moment(job["submitted"], offset),
-        deadline_at=_moment(job["deadline"], offset),
+        submitted_at=date_of(job["submitted"], offset),
+        deadline_at=date_of(job["deadline"], offset),
     )
-    found.update(_span(job, offset))
+    found["start_at"], found["end_at"] = span(job, offset)
     found.update((stream, job[stream]) for stream in schema.STREAMS if job[stream])
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _span(job: Job, offset: int) -> dict[str, float | None]:
-    """Return when a job began and ended: by the clock that nobody can set, where that is known."""
-    start, end = _moment(job["start"], offset), _moment(job["end"], offset)
-    elapsed = job["elapsed"]
-    if start is not None and elapsed is not None:
-        end = round(start + elapsed, 3)
-    return {"start_at": start, "end_at": end}
+def _why(job: Job) -> tuple[str | None, ...]:
+    # Of a job that is over, the page shows its signal where there is no reason.
+    waits = attempts(job) if job["state"] in LIVE else None
+    return reason(job), waits, untold(job), flaws(job)
 
 
 def _attention(host: dict[str, t.Any]) -> int:
@@ -181,30 +185,6 @@ def _attention(host: dict[str, t.Any]) -> int:
     if host["problem"] is not None:
         return -1
     return min((job["attention"] for job in host["jobs"]), default=schema.NO_ATTENTION)
-
-
-def _naive(text: object) -> float | None:
-    """Return a time of the target as if its zone were UTC."""
-    try:
-        parsed = datetime.datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return parsed.replace(tzinfo=datetime.timezone.utc).timestamp()
-
-
-def _moment(text: object, offset: int) -> float | None:
-    naive = _naive(text)
-    moment = None if naive is None else round(naive - offset, 3)
-    return moment if moment is not None and _EARLIEST <= moment <= _LATEST else None
-
-
-def _offset(job: Job) -> int | None:
-    """Return how many seconds the target's clock was ahead of UTC when the job was launched."""
-    stated, submitted = _NANOSECONDS.match(job["ansible_job_id"]), _naive(job["submitted"])
-    if stated is None or submitted is None:
-        return None
-    offset = round((submitted - int(stated.group(1)) / 1e9) / _QUARTER) * _QUARTER
-    return offset if abs(offset) <= _FARTHEST else None
 
 
 def _seconds_of_zone(zone: object) -> int:

@@ -12,7 +12,20 @@ from ansible.errors import AnsibleFilterError
 from ..module_utils._job import schema
 from ..module_utils._job.errors import JobError
 from ..module_utils._job.printable import printable
-from ..plugin_utils._overview import LIVE, Host, Job, flaws, hosts, reason, state, summary, text
+from ..plugin_utils._overview import (
+    LIVE,
+    START_COLUMNS,
+    Host,
+    Job,
+    attempts,
+    flaws,
+    hosts,
+    reason,
+    state,
+    summary,
+    text,
+    untold,
+)
 
 DOCUMENTATION = r"""
 name: job_table
@@ -82,7 +95,6 @@ BELOW = (
     "JID",
 )  # columns that get a line of their own where all of them have no room in one
 GAP = "  "
-START_COLUMNS = 19  # of a time, without fractions of a second
 MESSAGE_LIMIT = 200  # characters of a message that are shown
 
 
@@ -163,7 +175,7 @@ def _cells(host: str, job: Job) -> dict[str, str]:
 
 def _reasons(job: Job) -> list[str]:
     """Return all that there is to say of why a job is in its state."""
-    found = [reason(job) or _outcome(job), flaws(job)]
+    found = [reason(job) or _outcome(job), attempts(job), untold(job), flaws(job)]
     if job["state"] == schema.RUNNING and schema.is_near_limit(job):
         found.insert(0, f"limit in {duration(max(0, job['timeout'] - job['elapsed']))}")
     if job["state"] in LIVE and job["progress"]:  # of a finished job that is no news any more

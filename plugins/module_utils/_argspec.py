@@ -11,9 +11,10 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.validation import check_type_dict, check_type_list
 from ansible.module_utils.errors import UnsupportedError
 
-from ._job import quantities, schema
+from ._job import notifying, quantities, schema
 from ._job.errors import JobError
 from ._job.poll_plan import DEFAULT_GRACE
+from ._job.retrying import DEFAULTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +26,27 @@ if TYPE_CHECKING:
 TOLD: dict[str, Any] = {"_told": {"type": "dict", "no_log": True}}
 ASYNC_DIR: dict[str, Any] = {"async_dir": {"type": "path"}}
 # Parameters that are secret, though their values are not looked for in results: a value such as "1" would mask every 1.
-UNSHOWN = ("env", "stdin", "args")
+UNSHOWN = ("env", "stdin", "args", "notify")
 ONE_COMMAND = ["cmd", "argv", "shell"]
+# An entry of `notify`. YAML reads an unquoted `on` as true, see with_on().
+SINK: dict[str, Any] = {
+    # No choices: ansible-core would hide the value that is wrong, for all of `notify` is no_log.
+    "on": {"type": "list", "elements": "str"},
+    "url": {"type": "str"},
+    "secret": {"type": "str", "no_log": True},
+    "bearer": {"type": "str", "no_log": True},
+    "ca_file": {"type": "path"},
+    "client_cert": {"type": "path"},
+    "client_key": {"type": "path"},
+    "http_timeout": {"type": "raw", "default": notifying.DEFAULT_TIMEOUT},
+    "argv": {"type": "list", "elements": "str"},
+    "journald": {"type": "bool", "default": False},
+    "include_output": {"type": "bool", "default": False},
+}
+NOTIFY: dict[str, Any] = {
+    "notify": {"type": "list", "elements": "dict", "options": SINK, "no_log": True},
+    "notify_for": {"type": "raw", "default": 86400},
+}
 JOB: dict[str, Any] = {
     "cmd": {"type": "str"},
     "argv": {"type": "list", "elements": "str"},
@@ -45,6 +65,9 @@ JOB: dict[str, Any] = {
     "removes": {"type": "path"},
     "umask": {"type": "raw"},
     "nice": {"type": "int"},
+    # Later, and again, see retrying.
+    **{name: {"type": "raw", "default": DEFAULTS[name]} for name in DEFAULTS if name != "retry_on"},
+    "retry_on": {"type": "list", "elements": "raw", "default": DEFAULTS["retry_on"]},
     "output_limit": {"type": "int", "default": 64 * 1024 * 1024},
     "containment": {"type": "str", "default": "auto", "choices": ["auto", "systemd", "process"]},
     "memory_max": {"type": "str"},
@@ -54,6 +77,7 @@ JOB: dict[str, Any] = {
     "on_conflict": {"type": "str", "default": "fail", "choices": ["fail", "attach", "replace"]},
     "rerun": {"type": "str", "default": "always", "choices": ["always", "on_failure", "never"]},
     "retention": {"type": "raw", "default": 14 * 86400},
+    **NOTIFY,
     **ASYNC_DIR,
 }
 
@@ -116,7 +140,8 @@ class Arguments:
         told = params.get("_told") or {}
         params = usable(params, self.spec)
         del params["_told"]
-        request: Record = {"part": None, "parts": None, "look": None, "controller": None, **told}
+        request: Record = {"part": None, "parts": None, "look": None, "controller": None}
+        request.update({"source": None, **told})
         if self.verb == "job_batch":
             request["entries"] = _entries(params, ENTRY if expanded else _unexpanded(ENTRY))
         paths = (
@@ -178,10 +203,28 @@ def _type_of(value: Any) -> str:
 
 
 def _unexpanded(spec: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: dict(option, type="str") if option["type"] == "path" else option
-        for name, option in spec.items()
-    }
+    found = {}
+    for name, option in spec.items():
+        found[name] = dict(option, type="str") if option["type"] == "path" else dict(option)
+        if "options" in option:
+            found[name]["options"] = _unexpanded(option["options"])
+    return found
+
+
+def with_on(args: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments in whose ``notify`` the key ``on`` is a text: in YAML 1.1 an unquoted ``on`` means true."""
+    found = dict(args)
+    if isinstance(args.get("notify"), list):
+        found["notify"] = [_with_on(entry) for entry in args["notify"]]
+    if isinstance(args.get("jobs"), list):
+        found["jobs"] = [with_on(one) if isinstance(one, dict) else one for one in args["jobs"]]
+    return found
+
+
+def _with_on(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return {"on" if str(key) == "True" else key: value for key, value in entry.items()}
 
 
 def _entries(params: dict[str, Any], spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -214,7 +257,17 @@ def _entries(params: dict[str, Any], spec: dict[str, Any]) -> list[dict[str, Any
 
 
 PATHS = sorted(name for name, option in {**JOB, **ASYNC_DIR}.items() if option["type"] == "path")
-GIVEN: dict[str, Any] = {"jobs": {"type": "raw", "required": True}}
+NAMES: dict[str, Any] = {"names": {"type": "list", "elements": "str"}}
+MATCH: dict[str, Any] = {
+    **NAMES,
+    "states": {"type": "list", "elements": "str", "choices": list(schema.STATES)},
+}
+# The jobs that a call means: given by themselves, or by what they are.
+GIVEN: dict[str, Any] = {"jobs": {"type": "raw"}, **MATCH}
+ONE_WAY: dict[str, Any] = {
+    "mutually_exclusive": [["jobs", "names"], ["jobs", "states"]],
+    "required_one_of": [["jobs", "names", "states"]],
+}
 
 START = Arguments("job_start", JOB, mutually_exclusive=[ONE_COMMAND], required_one_of=[ONE_COMMAND])
 START_MODULE = Arguments("job_module", MODULE)
@@ -252,32 +305,37 @@ WAIT = Arguments(
         "reconnect_timeout": {"type": "raw", "default": 600},
         "output": dict(SHOW, default="full"),
     },
+    **ONE_WAY,
 )
 INFO = Arguments(
     "job_info",
+    MATCH,
     {
-        "states": {"type": "list", "elements": "str", "choices": list(schema.STATES)},
-        "names": {"type": "list", "elements": "str"},
         "jids": {"type": "list", "elements": "str"},
         "limit": {"type": "int", "default": 0},
-        "order": {"type": "str", "choices": list(schema.ORDERS), "default": schema.NEWEST},
+        "order": {"type": "str", "choices": list(schema.ORDERS), "default": schema.ATTENTION},
         "output": dict(SHOW, default="none"),
     },
 )
 OUTPUT = Arguments(
     "job_output",
     ONE_JOB,
+    MATCH,
     REVEAL,
     {
         "stream": {"type": "str", "choices": list(schema.STREAMS), "default": "stdout"},
         "offset": {"type": "int"},
+        "attempt": {"type": "int"},
         "tail_lines": {"type": "int"},
         "max_bytes": {"type": "int", "default": schema.PIECE_BYTES},
         "wait": {"type": "raw", "default": 0},
         "follow": {"type": "bool", "default": False},
     },
-    mutually_exclusive=[["jid", "name"], ["offset", "tail_lines"]],
-    required_one_of=[["jid", "name"]],
+    mutually_exclusive=[
+        *(["jid", "name"], ["jid", "names"], ["jid", "states"], ["name", "names"]),
+        *(["name", "states"], ["offset", "tail_lines"]),
+    ],
+    required_one_of=[["jid", "name", "names", "states"]],
 )
 STOP = Arguments(
     "job_stop",
@@ -286,10 +344,20 @@ STOP = Arguments(
         "signal": {"type": "str"},
         "grace": {"type": "raw"},
         "missing": {"type": "str", "choices": ["fail", "ignore"], "default": "fail"},
+        "only_unstarted": {"type": "bool", "default": False},
+    },
+    **ONE_WAY,
+)
+NOTIFY_NOW = Arguments(
+    "job_notify",
+    {
+        "state": {"type": "str", "choices": ["delivered"], "default": "delivered"},
+        "timeout": {"type": "raw", "default": 60},
     },
 )
 PRUNE = Arguments(
     "job_prune",
+    NAMES,
     {
         "states": {
             "type": "list",

@@ -144,6 +144,8 @@ extends_documentation_fragment:
   - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
+  - durable.jobs.notify
+  - durable.jobs.retries
 attributes:
   check_mode:
     details:

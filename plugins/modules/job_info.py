@@ -13,8 +13,8 @@ author:
 version_added: 0.1.0
 short_description: List the background jobs of a host
 description:
-  - Lists the jobs of an async dir, the newest first unless O(order) says otherwise. It lists the jobs of this
-    collection and those that the C(async) keyword of ansible-core launched.
+  - Lists the jobs of an async dir. Jobs that need attention come first, and among equals the newest; see O(order). It
+    lists the jobs of this collection and those that the C(async) keyword of ansible-core launched.
   - The state of each job is derived from evidence, as by M(durable.jobs.job_status).
   - Never fails because of a job. A job with a damaged record is listed as V(lost) with the reason V(record damaged).
   - An async dir that does not exist has no jobs.
@@ -52,14 +52,14 @@ options:
     default: 0
   order:
     description:
-      - In which order to list the jobs. V(newest) puts the newest first.
+      - In which order to list the jobs. V(newest) puts the newest first, whatever their states.
       - V(attention) puts the jobs first that need attention, as the playbooks C(durable.jobs.status) and
         C(durable.jobs.report) do - jobs that are V(failed), V(timed_out) or V(lost) or have a null state; then
         running jobs that
         have lost their keeper or have used 90 % of their limit; then the other running jobs, the queued ones,
         those that were stopped, and those that succeeded. Of each kind the newest come first.
     type: str
-    default: newest
+    default: attention
     choices:
       - newest
       - attention
@@ -84,6 +84,7 @@ attributes:
     details:
       - Lists the same. Without check mode, final verdicts on jobs that have died are written into their records.
 seealso:
+  - module: durable.jobs.job_notify
   - module: durable.jobs.job_output
   - module: durable.jobs.job_status
 """
@@ -120,6 +121,14 @@ jobs:
   returned: success
   type: list
   elements: dict
+notifications:
+  description:
+    - How many notifications of all these jobs are still to be delivered, have been, and have been given up. See
+      O(durable.jobs.job_start#module:notify). The C(notifications) of each job says why.
+  returned: success
+  type: dict
+  sample: {pending: 1, delivered: 9, given_up: 0}
+  version_added: 1.0.0
 counts:
   description: How many jobs that are asked for there are of each state. V(unknown) are those with a null state.
   returned: success

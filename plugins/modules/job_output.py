@@ -18,11 +18,13 @@ description:
     follow a job, each at its own pace. Give RV(next_offset) as O(offset) the next time, until RV(eof) is true.
   - A character that would be cut by the end of a piece is in the next piece. Bytes that are not UTF-8 are replaced.
   - A job of C(async) has output only after its end, without trailing newlines.
+  - With O(names) and O(states) exactly one job must match. Of several matching jobs of the same name, the latest is
+    read. If jobs of several names match, or several without a name, the task fails and names them.
 options:
   jid:
     description:
       - The job's id, C(ansible_job_id) in the result of the task that launched it.
-      - One of O(jid) and O(name) must be given.
+      - Either O(jid), or O(name), or O(names) and O(states), or one of these two must be given.
     type: str
   name:
     description:
@@ -43,6 +45,14 @@ options:
       - If the stream is shorter than that, nothing is returned, and RV(next_offset) is O(offset).
       - The default is 0.
     type: int
+  attempt:
+    description:
+      - Of which attempt of a job that is tried again. Without it, the latest that has begun. The next one may be waited for.
+      - Earlier attempts keep together as many bytes of each stream as C(output_limit) of M(durable.jobs.job_start) allows one. Of those that
+        are not kept any more, RV(durable.jobs.job_status#module:attempts) has the end.
+      - With O(follow) and without this option, the output of all further attempts is shown too.
+    type: int
+    version_added: 1.0.0
   tail_lines:
     description:
       - Begin with the last so many lines instead, which together have at most O(max_bytes). V(0) begins at the end.
@@ -75,6 +85,7 @@ options:
     default: false
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.match
   - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
@@ -82,7 +93,7 @@ attributes:
   check_mode:
     details:
       - Reads the same, and does not follow. For the id that M(durable.jobs.job_start) returns in check mode, and for a name of which there is
-        no job, reading is skipped.
+        no job, or if no job matches, reading is skipped.
 notes:
   - The lines are shown under stdout callbacks that write text for people. Under others, such as C(ansible.posix.json), there
     are none. The variable C(durable_jobs_live_lines), the environment variable E(DURABLE_JOBS_LIVE_LINES) and
@@ -110,6 +121,13 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     var: more.content_lines
 
+- name: Read why the latest backup that failed did
+  durable.jobs.job_output:
+    names: ["backup *"]
+    states: [failed]
+    stream: stderr
+    tail_lines: 20
+
 - name: Show line by line what a job writes, until it has finished
   durable.jobs.job_output:
     name: reindex users
@@ -117,6 +135,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+attempt:
+  description: Of which attempt the output is.
+  returned: always
+  type: int
+  version_added: 1.0.0
 content:
   description:
     - What was read, as text.

@@ -17,10 +17,18 @@ description:
     C(async) keyword of ansible-core in the same directory are treated alike.
   - A live or queued job is never removed, regardless of the options. A job is also kept if another machine that
     shares the directory has launched it, because this machine cannot see whether it is live.
-  - O(states) says which finished jobs the module looks at. Each of the other options is a limit by itself - a job is
-    removed if it exceeds any of them. Without a limit, all these jobs are removed.
+  - O(names) and O(states) say which finished jobs the module looks at. Each of the other options is a limit by itself -
+    a job is removed if it exceeds any of them. Without a limit, all these jobs are removed.
   - Also removes leftovers of launches and removals that were killed half-way.
 options:
+  names:
+    description:
+      - Look only at jobs with a name that matches one of these patterns; the others stay and do not count. The patterns
+        are those of a shell for file names (C(*), C(?), C([abc])), and case matters.
+      - Jobs without a name, and all jobs of C(async), then stay.
+    type: list
+    elements: str
+    version_added: 1.0.0
   states:
     description:
       - Look only at jobs of these states; the others stay and do not count. By default the module looks at all
@@ -81,6 +89,12 @@ EXAMPLES = r"""
   durable.jobs.job_prune:
     states: [succeeded]
 
+- name: Keep the last ten of the backups that succeeded
+  durable.jobs.job_prune:
+    names: ["backup *"]
+    states: [succeeded]
+    keep_last: 10
+
 - name: See what would go if only the last three failures were kept
   durable.jobs.job_prune:
     states: [failed, timed_out, lost]
@@ -108,7 +122,7 @@ bytes_freed:
   type: int
   sample: 28672
 kept:
-  description: How many jobs are left, those that are live and those of other states included.
+  description: How many jobs are left, those that are live and those of other names and states included.
   returned: always
   type: int
   sample: 12

@@ -17,8 +17,9 @@ description:
     task fails with the reason.
   - From then on the job needs neither the connection nor the controller. Look at it with
     M(durable.jobs.job_status).
-  - The command gets the same environment, umask and working directory as with M(ansible.builtin.command), and
-    E(DURABLE_JOB_ID), the job's id.
+  - The command gets the same environment, umask and working directory as with M(ansible.builtin.command). It also gets
+    E(DURABLE_JOB_ID), the job's id, E(DURABLE_JOB_NAME), its name if it has one, and E(DURABLE_JOB_ATTEMPT).
+  - The job can start later, see O(start_in), and can be tried again, see O(retries), both without the controller.
   - The command has the resource limits of the caller. No signal is ignored or blocked, even if the caller ignores or
     blocks it.
   - A job that is launched from inside another job is a job of its own. It has its own deadline, and goes on when the outer job ends, is
@@ -219,6 +220,8 @@ extends_documentation_fragment:
   - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
+  - durable.jobs.notify
+  - durable.jobs.retries
 attributes:
   check_mode:
     details:
@@ -262,6 +265,17 @@ EXAMPLES = r"""
     cmd: /usr/local/bin/backup --all
     name: nightly backup
     rerun: on_failure
+  register: backup
+
+- name: Start it in three hours, and try again for up to an hour if the other side is busy (exit 75)
+  durable.jobs.job_start:
+    cmd: /usr/local/bin/backup --all
+    start_in: 3h
+    retries: 10
+    retry_on: [75, timed_out]
+    retry_delay: 1m
+    timeout: 30m
+    timeout_total: 1h
   register: backup
 
 - name: Start it in a unit of systemd, with at most 2 GiB of memory and half a processor
@@ -331,7 +345,7 @@ signal:
   sample: SIGKILL
 reason:
   description:
-    - What else is known of the state, for example V(rebooted) or V(killed) of a lost job,
+    - What else is known of the state, for example V(delayed) or V(retry) of a queued job, V(rebooted) or V(killed) of a lost job,
       V(unsupervised) of a running one whose keeper was killed, V(watchdog) of one that O(durable.jobs.job_start#module:watchdog) ended,
       V(oom) of a failed one of which the kernel has killed a process for lack of memory (only where
       RV(containment) is V(systemd)).
@@ -346,7 +360,7 @@ cmd:
   type: raw
   sample: [/bin/sleep, '15']
 start:
-  description: When the command was started, in the target's local time.
+  description: When the command was started, or its latest attempt, in the target's local time.
   returned: always
   type: str
   sample: '2026-11-21 22:59:50.861902'
@@ -455,12 +469,83 @@ progress:
     at:
       description: When that was reported, in the target's local time.
       type: str
+attempt:
+  description: The number of the latest attempt that has begun, from V(1); V(1) too if none has.
+  returned: always
+  type: int
+max_attempts:
+  description: How many attempts there may be.
+  returned: always
+  type: int
+attempts:
+  description:
+    - The attempts that are over, the first one first.
+    - In a task with C(until) or C(retries) this is the number of the task's own attempts, which ansible-core puts here. The list
+      is in C(attempt_list) then.
+  returned: always
+  type: list
+  elements: dict
+  sample:
+    - {attempt: 1, state: failed, rc: 75, signal: null, reason: null, start: '2026-11-21 22:59:50.861902', end: '2026-11-21 22:59:51.012345',
+       elapsed: 0.150443, stdout: '', stderr: try again}
+  contains:
+    attempt:
+      description: Its number.
+      type: int
+    state:
+      description: How it ended; RV(rc), RV(signal), RV(reason), RV(start), RV(end) and RV(elapsed) are those of the attempt too.
+      type: str
+    stdout:
+      description: The end of what it has written to its standard output, at most 4 KiB; and C(stderr), the same of its standard error output.
+      type: str
+start_at:
+  description: When a V(queued) job starts, or is tried again, in the target's local time; null if nobody can say.
+  returned: always
+  type: str
+timeout_total:
+  description: The limit of all attempts together, in seconds; null if there is none.
+  returned: always
+  type: float
 stopped_by:
   description:
     - Who asked for the end of a stopped job, see M(durable.jobs.job_stop). Null for other jobs.
   returned: always
   type: dict
   sample: {via: ansible, user: root, login: deploy, controller_user: ada, controller: control.example.com}
+notifications:
+  description:
+    - What has become of what O(durable.jobs.job_start#module:notify) asks for. Null for a job without it.
+  returned: always
+  type: dict
+  sample:
+    pending: 1
+    delivered: 0
+    given_up: 0
+    sinks:
+      - to: https://eda.example.com:5000
+        state: pending
+        reason: Connection refused
+        tries: 7
+        attempt: null
+        at: '2026-11-21 22:59:50.861902'
+  contains:
+    pending:
+      description: How many notifications are still tried, of the end of the job and of attempts that are tried again.
+      type: int
+    delivered:
+      description: How many have been taken.
+      type: int
+    given_up:
+      description: How many were not taken in the time of O(durable.jobs.job_start#module:notify_for).
+      type: int
+    sinks:
+      description:
+        - Of each entry to whom it is (C(to), without path and arguments, which may be secret), its C(state), why it has not been taken
+          (C(reason)), how often it was tried, and when last (C(at)). The C(state) is null before the job has ended, and V(unwanted) if
+          the entry does not want to hear of this end.
+        - Entries with a number as C(attempt) are of the event of that attempt. They are listed until it has been taken.
+      type: list
+      elements: dict
 survivors:
   description:
     - Processes (C(pid) and C(name)) that were still alive after SIGKILL. One that C(/proc) hides (mount option C(hidepid)) is

@@ -19,16 +19,18 @@ description:
   - A job that has finished before stays as it is, and does not make the task fail. A queued job never runs.
   - Also stops jobs whose keeper was killed, and jobs that the C(async) keyword of ansible-core launched.
   - A process gets a signal only if it is proved to belong to the job.
+  - With O(names) and O(states) the module stops the queued and running jobs that match when it begins. Jobs that are
+    launched later go on. If no job matches, there is nothing to stop, and the task is not changed.
 options:
   jobs:
     description:
+      - One of O(jobs), O(names) and O(states) must be given. O(jobs) cannot be used with the other two.
       - The jobs to stop - a registered result of M(durable.jobs.job_start), looped or not, of
         M(durable.jobs.job_batch) or of M(ansible.builtin.command) and others with C(async); or a list of
         job ids, names, job dictionaries and such results, mixed.
       - Skipped items of a loop and launches that failed are left out. A name means the latest job of that name. An
         empty list stops nothing.
     type: raw
-    required: true
   signal:
     description:
       - The signal that asks the processes to end, by name or number.
@@ -44,15 +46,26 @@ options:
     type: raw
   missing:
     description:
-      - What to do if a job cannot be found. V(fail) stops the others and then fails. V(ignore) is for plays that stop
+      - What to do if one of O(jobs) cannot be found. V(fail) stops the others and then fails. V(ignore) is for plays that stop
         jobs which may not have been launched yet, or whose records may have been removed.
     type: str
     default: fail
     choices:
       - fail
       - ignore
+  only_unstarted:
+    description:
+      - Stop only jobs that have not started yet, such as those with a time of their own
+        (O(durable.jobs.job_start#module:start_in)). A job that starts at this very moment either ends as V(stopped)
+        with C(started) false, or runs on unharmed.
+      - With V(true) a job that has started counts as one that has finished. It stays as it is, and does not make the
+        task fail.
+    type: bool
+    default: false
+    version_added: 1.0.0
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.match
   - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
@@ -94,17 +107,36 @@ EXAMPLES = r"""
     grace: 1m
     missing: ignore
 
+- name: Call off what is to happen tonight, but do not disturb it if it has begun
+  durable.jobs.job_stop:
+    jobs: [upgrade]
+    only_unstarted: true
+    missing: ignore
+  register: upgrade
+
 - name: See what would be stopped
   durable.jobs.job_stop:
     jobs: [nightly backup, j1795301990843259553.10311]
   check_mode: true
+
+- name: Stop all jobs whose names begin with reindex
+  durable.jobs.job_stop:
+    names: ["reindex *"]
+
+- name: Call off what is still waiting for its turn
+  durable.jobs.job_stop:
+    states: [queued]
+
+- name: Stop everything that runs here, also jobs without a name
+  durable.jobs.job_stop:
+    states: [queued, running]
 """
 
 RETURN = r"""
 jobs:
   description:
-    - The job dictionaries, as M(durable.jobs.job_status) returns them, in the order given, with the last
-      lines of their output.
+    - The job dictionaries, as M(durable.jobs.job_status) returns them, with the last lines of their output. They are in
+      the order given, or with O(names) and O(states) in the order of their launch.
     - A stopped job has the state V(stopped) and C(stopped_by), a dictionary - C(via) is V(ansible) or V(local), C(user) the user
       on the target as whom the task ran, C(login) the user who had logged in, C(controller_user) and C(controller) who ran
       ansible, and where. What is not known is null.

@@ -23,9 +23,13 @@ description:
   - Prints one line for each change, with the job's name or id, its state, how long it has been
     running, its limit, its reported progress, and how many jobs have finished. Quick changes are shown together,
     after at most 30 seconds.
+  - With O(names) and O(states) the task waits for the jobs that match when it begins, whatever states they have later.
+    Jobs that are launched later do not count. Of several matching jobs of the same name, only the latest counts. If no
+    job matches, there is nothing to wait for. The task then succeeds, and says so.
 options:
   jobs:
     description:
+      - One of O(jobs), O(names) and O(states) must be given. O(jobs) cannot be used with the other two.
       - The jobs to wait for - a registered result of M(durable.jobs.job_start), looped or not, of
         M(durable.jobs.job_batch) or of M(ansible.builtin.command) and others with C(async); or a list of
         job ids, names, job dictionaries and such results, mixed.
@@ -34,7 +38,6 @@ options:
         succeeds at once.
       - A job that cannot be found counts as failed. The task still waits for the others.
     type: raw
-    required: true
   until:
     description:
       - What to wait for. V(first_failed) is also reached when all jobs have finished.
@@ -72,6 +75,7 @@ options:
       - none
 extends_documentation_fragment:
   - durable.jobs.async_dir
+  - durable.jobs.match
   - durable.jobs.told
   - durable.jobs.attributes
   - durable.jobs.durations
@@ -106,6 +110,14 @@ EXAMPLES = r"""
     timeout: 10m
   register: result
 
+- name: Wait for the latest job of each name that begins with reindex
+  durable.jobs.job_wait:
+    names: ["reindex *"]
+
+- name: Wait until nothing runs here any more
+  durable.jobs.job_wait:
+    states: [queued, running]
+
 - name: Stop waiting as soon as one fails
   durable.jobs.job_wait:
     jobs: "{{ reindex }}"
@@ -115,7 +127,8 @@ EXAMPLES = r"""
 RETURN = r"""
 jobs:
   description:
-    - The job dictionaries, as M(durable.jobs.job_status) returns them, in the order given.
+    - The job dictionaries, as M(durable.jobs.job_status) returns them, in the order given, or with O(names) and
+      O(states) in the order of their launch.
     - A job that could not be found has a null C(state). A failed launch has the state V(failed) and the
       reason V(not started).
   returned: always

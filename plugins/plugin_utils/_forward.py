@@ -20,7 +20,7 @@ from ansible.executor import module_common
 from ansible.module_utils.basic import heuristic_log_sanitize
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._argspec import Arguments, checked
+from ..module_utils._argspec import Arguments, checked, with_on
 from ..module_utils._engine import Engine, Question
 from ..module_utils._job.errors import JobError
 
@@ -83,6 +83,8 @@ class ForwardingAction(ActionBase):
         # the jobs that somebody means to name must not be left out silently.
         given = self._task.args.items()
         args = {name: value for name, value in given if value is not None or name == "jobs"}
+        if "notify" in self.arguments.spec:
+            args = with_on(args)
         checked(args, self.arguments.spec)
         configured = self.get_shell_option("async_dir", default=CORE_DEFAULT)
         if not args.get("async_dir") and configured != CORE_DEFAULT:
@@ -98,6 +100,9 @@ class ForwardingAction(ActionBase):
         :param told: what only the controller knows, see ``call``.
         :raises AnsibleConnectionFailure: the host cannot be reached.
         """
+        if "notify" in self.arguments.spec:
+            # Where the job runs, as the inventory calls it: the source of its events.
+            told["source"] = self._task.delegate_to or task_vars.get("inventory_hostname")
         answer = _Direct(self, task_vars).ask(args, told)
         if answer is None:
             answer = self._execute_module(
@@ -105,6 +110,10 @@ class ForwardingAction(ActionBase):
                 module_args=dict(args, _told=told) if told else args,
                 task_vars=task_vars,
             )
+        if self._task.until or self._task.retries:
+            # In such a task ansible-core counts in `attempts` itself, and reads it back as a number.
+            attempts = answer.pop("attempts", None)
+            answer.update({} if attempts is None else {"attempt_list": attempts})
         return answer
 
 

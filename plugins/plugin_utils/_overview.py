@@ -10,7 +10,7 @@ import re
 import shlex
 import typing as t
 
-from ..module_utils._job import schema
+from ..module_utils._job import notifying, schema
 from ..module_utils._job.errors import JobError
 
 Job = t.Dict[str, t.Any]
@@ -20,6 +20,7 @@ NO_ID = "?"  # the id of what is no job
 UNUSABLE = "unusable"  # key of a job: the names of those of its values that are of a wrong kind, or out of range
 TEXT_LIMIT = 2000  # characters of a text that are shown, output apart
 WORDS_LIMIT = 200  # words of a command that are shown
+START_COLUMNS = 19  # of a time, without fractions of a second
 LONGEST = 100 * 366 * 86400  # seconds; nothing of ours has run for longer
 LARGEST = 2**53  # beyond, neither Python nor JavaScript counts exactly
 LIVE = (schema.RUNNING, schema.QUEUED)
@@ -167,6 +168,18 @@ def _progress(value: object) -> dict[str, t.Any] | None:
     }
 
 
+def _notifications(value: object) -> dict[str, t.Any] | None:
+    """Return how many notifications have not been taken, and why, as far as that is told."""
+    if not isinstance(value, t.Mapping):
+        return None
+    found = {name: _whole(value.get(name)) or 0 for name in (notifying.PENDING, notifying.GIVEN_UP)}
+    sinks = value.get("sinks")
+    sinks = [one for one in sinks if isinstance(one, t.Mapping)] if isinstance(sinks, list) else []
+    waiting = [one for one in sinks if one.get("state") in found and one.get("reason")]
+    parts = [text(waiting[0].get(name), 200) for name in ("to", "reason")] if waiting else []
+    return dict(found, why=": ".join(part for part in parts if part))
+
+
 _KINDS: dict[str, t.Callable[[object], t.Any]] = {
     "name": text,
     "state": _state,
@@ -178,9 +191,11 @@ _KINDS: dict[str, t.Callable[[object], t.Any]] = {
     "elapsed": _seconds,
     "timeout": _seconds,
     "progress": _progress,
-    **dict.fromkeys(("submitted", "start", "end", "deadline"), text),
+    "notifications": _notifications,
+    **dict.fromkeys(("submitted", "start", "end", "deadline", "start_at"), text),
+    "max_attempts": _whole,
     **dict.fromkeys(("user", "containment", "results_file"), text),
-    **dict.fromkeys(("stdout_bytes", "stderr_bytes"), _whole),
+    **dict.fromkeys(("stdout_bytes", "stderr_bytes", "attempt"), _whole),
     **dict.fromkeys(schema.STREAMS, _output),
     "truncated": lambda value: value if isinstance(value, bool) else None,
 }
@@ -195,6 +210,25 @@ def reason(job: Job) -> str | None:
     """Return why a job is in its state, as far as it says so."""
     found = job["msg"] if state(job) == UNKNOWN else job["reason"]
     return None if found is None else str(found)
+
+
+def untold(job: Job) -> str | None:
+    """Tell which notifications of a job have not been taken; None if all have, or if it has none."""
+    found = job["notifications"] or {}
+    parts = [
+        "%d %s" % (found[name], shown)
+        for name, shown in ((notifying.PENDING, "pending"), (notifying.GIVEN_UP, "given up"))
+        if found.get(name)
+    ]
+    why = " (%s)" % found["why"] if parts and found["why"] else ""
+    return "notifications: " + ", ".join(parts) + why if parts else None
+
+
+def attempts(job: Job) -> str | None:
+    """Tell which attempt of a job it is about, and when that starts: ``attempt 2 of 4 at 2026-11-21 23:00:02``."""
+    at = job["start_at"] if job["state"] == schema.QUEUED else None
+    parts = (schema.attempt_text(job), f"at {at[:START_COLUMNS]}" if at else "")
+    return " ".join(part for part in parts if part) or None
 
 
 def flaws(job: Job) -> str | None:

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A program: the launcher as it is, but one process of the job stops at its birth, so that a tracer can be attached.
 
-Arguments: the launcher's program.py, whom to stop, and the file into which its pid is to be written.
+Arguments: the launcher's program.py, whom to stop, and the file into which its pid is to be written. Whom: a role of
+CHILDREN, or which child of which child of the launcher, each counted from 0: 0.1 is the second one of the keeper.
 """
 
 import os
@@ -11,20 +12,22 @@ import runpy
 import signal
 import sys
 
-# Who is forked by whom, in this order; whatever the runner forks after the command is a new keeper.
+# Who is forked by whom, in this order; whatever the runner forks after the command is a new keeper. What a keeper
+# forks after the runner is the deliverer of a job that has notifications.
 CHILDREN = {
     "launcher": ["keeper"],
-    "keeper": ["runner"],
+    "keeper": ["runner", "deliverer"],
     "runner": ["command", "successor"],
+    "deliverer": ["worker"],
 }
 
 program, victim, note = sys.argv[1:4]
-me = {"role": "launcher", "children": 0}
+me = {"role": "launcher", "path": [], "children": 0}
 plain_fork = os.fork
 
 
 def stop_if_meant():
-    if me["role"] == victim and not os.path.exists(note):
+    if victim in (me["role"], ".".join(me["path"])) and not os.path.exists(note):
         with open(note + ".new", "w", encoding="ascii") as target:
             target.write(str(os.getpid()))
         os.rename(note + ".new", note)
@@ -35,6 +38,7 @@ def fork():
     pid = plain_fork()
     if pid == 0:
         roles = CHILDREN.get(me["role"], ["other"])
+        me["path"].append(str(me["children"]))
         me.update(role=roles[min(me["children"], len(roles) - 1)], children=0)
         stop_if_meant()
     else:

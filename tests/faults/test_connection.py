@@ -150,8 +150,8 @@ class Wait(Task):
     """``ansible -m durable.jobs.job_wait``."""
 
     def __init__(self, server, launcher, pipelining, **asked):
-        jobs = [job.jid for job in launcher.jobs]
-        asked = {"jobs": jobs, "async_dir": launcher.store.path, **asked}
+        given = {} if "names" in asked else {"jobs": [job.jid for job in launcher.jobs]}
+        asked = {**given, "async_dir": launcher.store.path, **asked}
         super().__init__(server, "durable.jobs.job_wait", json.dumps(asked), pipelining=pipelining)
 
 
@@ -238,6 +238,20 @@ def test_sshd_is_down_for_a_while(server, launcher, waits, pipelining, record_pr
     poll = Task(server, "async_status", f"jid={jid}", pipelining=pipelining)
     waits.append(poll)
     record_property("builtin", f"async_status is {poll.result()[1]} at once, without a retry")
+
+
+@pipelined
+def test_a_job_that_matches_is_launched_meanwhile(server, launcher, waits, pipelining):
+    """
+    sshd is stopped while `job_wait` waits by `names`, and a job that matches is launched before it is started again
+    | the wait goes on for the jobs that matched when it began, and for no other
+    """
+    wait = _begin(server, launcher, waits, pipelining, names=["job *"])
+    server.stop()
+    wait.says(LOST)
+    launcher("sleep", "600", name="job c", spec={"cmd": "c"})
+    server.start()
+    _finish(launcher, wait)
 
 
 @pipelined

@@ -80,18 +80,13 @@ class Step:
         arguments = [sys.executable, "-I", "-S", PAUSED, self.launcher.program, self.victim, note]
         environment = {**os.environ, MARK: str(self.marks.path)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        answer = b""
         with subprocess.Popen(arguments, env=environment, **pipes) as process:
             process.stdin.write(json.dumps(asked).encode())
             process.stdin.close()
-            if self.victim == "successor":
-                answer = process.stdout.read()
-                job = latest_job(self.launcher.store, self.name)
-                os.kill(self.launcher.keeper(job)[0], signal.SIGKILL)
+            answer = self.let_victim_be_born(process)
             until(note.exists, f"the birth of the {self.victim}")
             with self.strace(int(note.read_text()), kill):
-                if self.victim != "successor":
-                    answer = process.stdout.read()
+                answer = answer or process.stdout.read()
                 self.look()
                 if self.state == schema.FAILED:
                     (self.folder / f"{self.name}.go").touch()
@@ -102,6 +97,15 @@ class Step:
             for one in truth.carrying(self.mark):
                 processes.send(one, signal.SIGKILL)
         return json.loads(answer)["jobs"][0] if answer else None
+
+    def let_victim_be_born(self, process):
+        """Do what must be done before there is a victim; return the launcher's answer if it has been read for that."""
+        if self.victim != "successor":
+            return b""
+        answer = process.stdout.read()
+        job = latest_job(self.launcher.store, self.name)
+        os.kill(self.launcher.keeper(job)[0], signal.SIGKILL)
+        return answer
 
     def look(self):
         """Look at the job in the middle of it: whoever comes to a final verdict too early writes it down."""

@@ -69,6 +69,7 @@ SCRATCH = (".durable/engine/DIGEST.new", ".durable/names/work.new", ".durable/ke
 OF_A_JOB = (
     "keeper",
     "runner",
+    "standby",
     "turn",
     "stdout",
     "stderr",
@@ -80,7 +81,8 @@ OF_A_JOB = (
     "module",
     "keeper.log",
 )
-HOUSEKEEPING = (".durable/gone", ".durable/pruned")  # of launches and prunes, for old jobs
+OUTBOX = ".durable/outbox"
+HOUSEKEEPING = (".durable/gone", ".durable/pruned", OUTBOX)  # for old jobs, and for notifications
 FRESH = ("next", "stdin")  # exist for a moment, in a folder that the same launch has made
 
 
@@ -415,8 +417,9 @@ def test_what_is_planted_into_a_running_job_is_refused_and_costs_no_result(
 @pytest.mark.parametrize("path", HOUSEKEEPING)
 def test_what_is_planted_where_old_jobs_are_removed_stops_no_launch(ground, path, kind):
     """
-    a symlink, hard link, FIFO, socket, device or foreign file lies where launches and prunes remove old jobs
-    | launches succeed, and a prune removes the jobs or says what it is and where; nothing is followed, nothing hangs
+    a symlink, hard link, FIFO, socket, device or foreign file lies where old jobs are removed, or notifications wait
+    | launches succeed unless they have `notify`, and a prune removes the jobs or says what it is and where; nothing is
+    followed, nothing hangs
     """
     needs_root()
     async_dir = ground / "async"
@@ -425,10 +428,10 @@ def test_what_is_planted_where_old_jobs_are_removed_stops_no_launch(ground, path
     bait = Bait(ground)
     whole = async_dir / path
     if kind == "open":
-        if path == HOUSEKEEPING[0]:
-            whole.mkdir(exist_ok=True)
-        else:
+        if path == ".durable/pruned":
             whole.touch()
+        else:
+            whole.mkdir(exist_ok=True)
         whole.chmod(0o777)
     else:
         if os.path.lexists(whole):
@@ -436,6 +439,9 @@ def test_what_is_planted_where_old_jobs_are_removed_stops_no_launch(ground, path
         bait.plant(kind, whole)
     assert launch(async_dir, name="work")["state"] == "running"
     assert look(async_dir, name="work", wait=PATIENCE)["state"] == "succeeded"
+    if path == OUTBOX and kind != "folder":
+        refused = launch(async_dir, name="told", notify=[{"journald": True}])
+        assert refused["failed"] and str(whole) in refused["msg"], refused
     with time_limit():
         pruned = run_module("job_prune", async_dir=str(async_dir))
     bait.assert_untouched()

@@ -81,7 +81,8 @@ def traced(launcher, kill=None):
     arguments[-1] = "trace=" + ",".join("?" + name for name in CHANGING.split(","))
     if kill:
         arguments += ["-e", "inject={}:signal=KILL:when={}".format(*kill)]
-    params = {"states": None, "older_than": None, "keep_last": None, "max_bytes": None}
+    limits = ("names", "states", "older_than", "keep_last", "max_bytes")
+    params = dict.fromkeys(limits)
     begun, answer = ask(launcher.store.path, "job_prune", prefix=arguments, params=params)
     assert begun and (kill or not answer.get("failed")), answer
     counted = collections.Counter()

@@ -7,6 +7,7 @@
 # strace, which kills a process at the system call that a test names, and libfaketime, which
 # moves the wall clock of single processes.
 # With the argument "browser", what the browser tests need instead: Debian's chromium and its driver;
+# with "eda", the Java in which ansible-rulebook runs its rule engine, instead;
 # with "machines", what makes and boots machines (tests/tools/machines.py), too.
 # Without root, or where it fails, it says so and goes on: those tests then skip themselves.
 set -uo pipefail
@@ -16,6 +17,9 @@ missing=()
 if [ "${1:-}" = browser ]; then
     command -v chromium >/dev/null || missing+=(chromium)
     command -v chromedriver >/dev/null || missing+=(chromium-driver)
+elif [ "${1:-}" = eda ]; then
+    command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
+    command -v openssl >/dev/null || missing+=(openssl)
 else
     command -v sshd >/dev/null || missing+=(openssh-server)
     command -v ssh >/dev/null || missing+=(openssh-client)
@@ -23,6 +27,8 @@ else
     command -v setfacl >/dev/null || missing+=(acl)
     command -v strace >/dev/null || missing+=(strace)
     command -v unshare >/dev/null || missing+=(util-linux)
+    command -v nft >/dev/null || missing+=(nftables)
+    command -v ip >/dev/null || missing+=(iproute2)
     command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
     compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null ||
         compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
@@ -45,6 +51,7 @@ elif command -v apt-get >/dev/null; then
 elif command -v dnf >/dev/null; then
     echo "Installing for the tests: ${missing[*]}"
     names=("${missing[@]/openssh-client/openssh-clients}")
+    names=("${names[@]/openjdk-17-jre-headless/java-17-openjdk-headless}")
     dnf install -q -y "${names[@]/chromium-driver/chromedriver}" </dev/null && exit 0
     reason="dnf could not install them"
 else

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ansible_collections.durable.jobs.tests.unit.support import Launcher
@@ -15,3 +17,13 @@ def launcher(tmp_path):
     made = Launcher(tmp_path / "async")
     yield made
     made.close()
+
+
+@pytest.fixture
+def utc():
+    """Let local time be UTC. Times in results are local."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()

@@ -14,6 +14,7 @@ A request, as JSON (``main`` adds ``async_dir``, resolved on the target)::
      "part": {...}, "parts": [...],    of modules to be launched, see module_jobs
      "look": {...},                of job_wait: how long one run lasts, see verb_wait
      "controller": {"user": ..., "host": ...},    who runs ansible; null where nobody told
+     "source": "web1",             the host's name in the inventory; null where nobody told
      "ansible": true,              whether ansible-core runs the module, and not a person by hand
      "log": {...}}                 what goes to syslog, see syslog_line; null for nothing
 """
@@ -26,7 +27,7 @@ from . import host, installation, schema, trust
 from .names import latest_job
 from .printable import printable
 from .record_io import MissingRecord
-from .store import Store
+from .store import Store, has_outbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Call:
         store = Store.open(self.async_dir, create=create)
         store.open_jobs = set()
         self.at_end(store.close)
+        if not self.check_mode and has_outbox(store):
+            # Imported here: few async dirs have an outbox.
+            from . import delivery
+
+            self.at_end(lambda: delivery.wake(store))
         if self._engine is not None and not self.check_mode:
             installation.install(store, *self._engine, needed=create)
             self._engine = None
@@ -112,9 +118,12 @@ class Call:
         return job
 
     def left_out(self) -> str | None:
-        """Return why there need not be a job of the parameter ``name``: check mode; None if there must be one."""
-        if self.check_mode and self.params["name"] is not None:
-            return "there is no job of that name; the launch before may be one that check mode left out"
+        """Return why there need not be a job of that name, or that matches: check mode; None if there must be one."""
+        if self.check_mode and self.params["jid"] is None:
+            which = "of that name" if self.params["name"] is not None else "that matches"
+            return (
+                "there is no job %s; the launch before may be one that check mode left out" % which
+            )
         return None
 
     def invocation(self) -> Record:

@@ -64,6 +64,21 @@ class Job(RecordIO):
             return None
         return None if validation.slot_flaw(slot, content) else content
 
+    def exit(self) -> Record | None:
+        """Read the exit record; None if there is none, or if it says that the command has never been exec'ed."""
+        found = self.slot("exit")
+        return None if found is None or "refused" in found else found
+
+    @files.with_private_umask
+    def clear(self, slot: str) -> None:
+        """Empty a slot durably, and keep its room."""
+        fd = self.store.open_own(self.fd, slot, os.O_WRONLY, self.path(slot))
+        try:
+            os.pwrite(fd, b"\0" * SLOT_BYTES, 0)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
     def is_corrupt(self, slot: str) -> bool:
         """Tell whether a slot that cannot be read is not as it was made either."""
         try:
@@ -135,9 +150,9 @@ class Job(RecordIO):
     # -- beginning and end ------------------------------------------------------------------------------------------
 
     @files.with_private_umask
-    def furnish(self, *, queued: bool = False) -> None:
+    def furnish(self, *, queued: bool = False, standby: bool = False) -> None:
         """Make the files of a new job."""
-        for role in ("keeper", "runner", "turn") if queued else ("keeper", "runner"):
+        for role in ("keeper", "runner") + ("turn",) * queued + ("standby",) * standby:
             os.mkfifo(role, 0o600, dir_fd=self.fd)
         for slot in ("exit", "ending"):
             self.reserve(slot, SLOT_BYTES)
@@ -150,7 +165,37 @@ class Job(RecordIO):
             os.unlink("turn", dir_fd=self.fd)
         except OSError:
             pass  # a broken disk, or somebody was faster: nobody holds it any more, which is what counts
-        os.close(turn)
+        if turn >= 0:
+            os.close(turn)
+
+    @files.with_private_umask
+    def renew_streams(self, number: int, limit: int) -> None:
+        """Put the output of an attempt aside, and make the files for that of the next one. It may be done again.
+
+        :param number: of the attempt that is over.
+        :param limit: bytes of each stream to keep of all attempts that are over, 0 for all; the oldest go first.
+        """
+        for stream in schema.STREAMS:
+            aside = "%s.%d" % (stream, number)
+            try:
+                os.stat(aside, dir_fd=self.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                try:
+                    os.rename(stream, aside, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+                except FileNotFoundError:  # the command has removed it
+                    pass
+            files.remove_tree(stream, self.fd)  # of an attempt that has never begun
+            os.close(os.open(stream, os.O_WRONLY | files.NEW_FLAGS, 0o600, dir_fd=self.fd))
+            left = limit
+            for old in range(number if limit else 0, 0, -1):
+                aside = "%s.%d" % (stream, old)
+                try:
+                    found = os.stat(aside, dir_fd=self.fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                left -= files.room_taken(found)
+                if left < 0 and old < number:
+                    files.remove_tree(aside, self.fd)
 
     def open_stream(self, stream: str, flags: int) -> int:
         """Open stdout or stderr.

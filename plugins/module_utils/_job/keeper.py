@@ -13,7 +13,6 @@ import time
 
 from . import (
     cgroup,
-    host,
     kernel,
     notify_socket,
     output,
@@ -27,14 +26,17 @@ from . import (
 )
 from .errors import MISHAPS, JobError
 from .job import Job, log_loss, output_error
-from .record_io import DamagedRecord, MissingRecord
 from .spawn import Starter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from .queueing import Turn
     from .runner import ProcessDefaults
     from .schema import Record
+
+    Adopt = Callable[..., None]  # adoption.adopt, or one that knows the plan
 
 MAX_SURVIVORS = 20  # are named in a record
 # Seconds between two looks at a command that is nobody's child of ours any more.
@@ -42,8 +44,33 @@ ORPHAN_INTERVAL = 0.5
 LONGEST_SLEEP = 86400.0  # seconds; poll(2) takes no more than a month
 
 
+class Plan:
+    """What only the processes of a job know of it: what is to be started, in which surroundings, and when.
+
+    :param request: what the user asked for, see launcher.
+    :param defaults: what the command must find unchanged.
+    :param turn: the job's place in its batch.
+    :param lock: its lock ``turn``; -1 if it has left the queue.
+    :param adopt: becomes the keeper of a job whose keeper has died; called in a process of its own, with
+        descriptors to close as soon as it holds the keeper's lock.
+    """
+
+    def __init__(
+        self, request: Record, defaults: ProcessDefaults, turn: Turn, lock: int, adopt: Adopt
+    ) -> None:
+        self.request = request
+        self.defaults = defaults
+        self.turn = turn
+        self.lock = lock
+        self.adopt = adopt
+
+    def started(self) -> Plan:
+        """Return the plan of a job that has left the queue."""
+        return Plan(self.request, self.defaults, self.turn, -1, self.adopt)
+
+
 class Keeper:
-    """Stays with one job from its launch to its final record. One process each.
+    """Stays with a job that starts at once and is not tried again, see attempts for the others. One process each.
 
     :param job: the job; its folder has been furnished.
     :param request: what the user asked for, see launcher.
@@ -118,74 +145,25 @@ class Keeper:
 
     # -- launch -----------------------------------------------------------------------------------------------------
 
-    def launch(self, defaults: ProcessDefaults, ahead: list[str], borrowed: list[int]) -> bytes:
+    def launch(self, plan: Plan, borrowed: list[int]) -> bytes:
         """Start the command and return the job's record, JSON.
 
-        :param inheritance: what the command must find unchanged.
-        :param ahead: the jobs of the batch that were launched before.
+        :param plan: what the job is to do.
         :param borrowed: descriptors of the launcher's, which the runner must not hold open.
         :raises JobError: it could not be started; nothing of the job is left behind.
         """
         self._become_keeper()
         self.subreaper = kernel.become_subreaper()
         try:
-            self._start(defaults, ahead, borrowed)
+            self._start(plan.defaults, plan.turn.ahead, borrowed, plan.adopt)
         except BaseException:
             self._starter.abandon()
             raise
         return self._written
 
-    def enqueue(self) -> bytes:
-        """Let the job exist as a queued one and return its record, JSON. Errors are those of :meth:`launch`."""
-        self._become_keeper()
-        self.subreaper = kernel.become_subreaper()
-        try:
-            self._written = self._starter.accept()
-        except BaseException:
-            self._starter.abandon()
-            raise
-        return self._written
-
-    def start_later(self, turn: Turn, lock: int, defaults: ProcessDefaults) -> None:
-        """Start the command of a queued job when its turn has come, unless it is stopped before.
-
-        :param lock: the lock ``turn``, which we hold.
-        """
-        while self._stop is None:
-            try:
-                if self._has_turn(turn):
-                    break
-            except MISHAPS:  # too many open files, for example: nobody can tell whose turn it is
-                time.sleep(runner.RECORD_INTERVAL)
-            turn.rest()
-        self._wait(0)  # who stops many asks us before those whose end gives us our turn
-        cut_off = shutdown.heard() and shutdown.is_under_way()
-        if self._stop is not None:
-            self.gone, self.ending = True, dict(self._stop, state=schema.STOPPED)
-        elif cut_off:  # the end of another job, for the same reason, has made it our turn
-            self.gone, self.ending = True, schema.shut_down(signal.SIGTERM)
-        else:
-            try:
-                self._start(defaults, turn.ahead, [lock])
-            except JobError as error:
-                self._starter.recall()
-                self.gone, self.ending = True, schema.not_started(error.msg)
-        self.job.leave_queue(lock)
-
-    def _has_turn(self, turn: Turn) -> bool:
-        """Tell whether a job's turn has come; if not, only when something has changed."""
-        if turn.has_come(self.job.store):
-            return True
-        for hangup in turn.hangups:
-            self._poll.register(hangup, 0)
-        try:
-            self._wait(turn.patience())
-        finally:
-            for hangup in turn.hangups:
-                self._poll.unregister(hangup)
-        return False
-
-    def _start(self, defaults: ProcessDefaults, ahead: list[str], borrowed: list[int]) -> None:
+    def _start(
+        self, defaults: ProcessDefaults, ahead: list[str], borrowed: list[int], adopt: Adopt
+    ) -> None:
         begun = self._starter.start(self._written, defaults, ahead, borrowed, adopt)
         self._streams.expect(self.job.fd)
         self._starter.open_gate()
@@ -223,19 +201,22 @@ class Keeper:
 
     def _look_for_end(self) -> None:
         """Learn of an end that no child tells us: from the exit record, else by the command's absence."""
-        self.exited = self.job.slot("exit")
-        if self.exited is None and not self.job.is_held("runner"):
+        self._read_exit()
+        if not self._over() and not self.job.is_held("runner"):
             if self._watch >= 0:
                 self._poll.unregister(self._watch)
                 os.close(self._watch)
                 self._watch = -1
             self.runner = 0
             command = json.loads(self._written)[schema.PRIVATE]["command"]
-            self.exited = self.job.slot("exit")
+            self._read_exit()
             # What cannot be seen may be there.
             os.close(os.open("/proc/%d/stat" % os.getpid(), os.O_RDONLY))
             self.gone = not processes.is_command(command["pid"], command["started"])
             self._reap()  # if it has become our child, it may have ended since
+
+    def _read_exit(self) -> None:
+        self.exited = self.job.exit()
 
     # -- stay -------------------------------------------------------------------------------------------------------
 
@@ -249,18 +230,27 @@ class Keeper:
             except Exception as error:  # pylint: disable=broad-exception-caught  # we may be the only witness
                 if not until:
                     log_loss(self.job)
-                if not until or not self._over():
+                if not until or not self._is_decided():
                     until = time.monotonic() + runner.RECORD_PATIENCE
-                if self._over() and runner.is_final(error, until):
+                if self._is_decided() and runner.is_final(error, until):
                     raise  # nobody can write the end down: every look comes to a verdict by itself
                 time.sleep(runner.RECORD_INTERVAL)
         self._leave()
 
     def _stay(self) -> None:
         """Stay until the job has ended, and write its final record. It may be tried again if something goes wrong."""
+        self._attend()
+        self._conclude()
+
+    def _is_decided(self) -> bool:
+        """Tell whether nothing is left to do but to write the end down."""
+        return self._over()
+
+    def _attend(self) -> None:
+        """Stay until the command has ended, or has been ended."""
         timeout = self.request["timeout"]
         deadline = self._began + timeout if timeout else None
-        if self.request["watchdog"]:
+        if self.request["watchdog"] or self.request.get("timeout_total"):
             deadline, _reason = self._next_limit()
         if self.ending is not None and self.command:  # a predecessor died while ending the tree
             was = self.ending
@@ -277,7 +267,6 @@ class Keeper:
                     break
             self._wait(self._next_wake(deadline))
             self._limit_output()
-        self._conclude()
 
     def _over(self) -> bool:
         return self.exited is not None or self.gone
@@ -308,8 +297,7 @@ class Keeper:
         """Sleep until something happens to a child or the time is over, and take note of it."""
         # Only what poll found is read: exceptions of those that are empty would cost memory, see spawn.
         child_changed = False
-        if self._reports is not None:
-            seconds = self._reports.patience(seconds)
+        seconds = self._patience(seconds)
         milliseconds = None if seconds is None else int(min(seconds, LONGEST_SLEEP) * 1000) + 1
         for fd, _events in self._poll.poll(milliseconds):
             if fd == self._wakeup[0]:
@@ -320,12 +308,21 @@ class Keeper:
                 self._read_mail()
             elif fd == self.job.inbox:
                 self._read_reports()
+            else:
+                self._hear(fd)
         if self._reports is not None and self._reports.patience(None) == 0:
             self._reports.save(json.loads(self._written))
         if child_changed:  # after the report: who has told how the command ended need not be asked
             self._reap()
         if self.command and self.exited is None and not (self.subreaper and self.runner):
             self._look_for_end()
+
+    def _patience(self, seconds: float | None) -> float | None:
+        """Return how long to sleep at the most, and not beyond the moment at which there is something to do."""
+        return seconds if self._reports is None else self._reports.patience(seconds)
+
+    def _hear(self, fd: int) -> None:
+        """Take note of what a further descriptor tells."""
 
     def _woken(self, signals: bytes) -> bool:
         """Take note of signals that have come; tell whether one of them tells of a child."""
@@ -350,7 +347,7 @@ class Keeper:
         """Read how the command ended; the runner writes it in one piece (pipe(7))."""
         told = os.read(self._report, select.PIPE_BUF)
         if told:
-            self.exited = json.loads(told)
+            self.exited = runner.parsed(told)
         else:
             self._poll.unregister(self._report)
             os.close(self._report)
@@ -367,8 +364,14 @@ class Keeper:
                 stop = stopping.parse(line)
             except ValueError:
                 continue  # whoever may write here may also kill us; nonsense is not worth more
+            if stop["only_unstarted"] and not self._is_unstarted():
+                continue
             stop["kill_at"] = min(self._kill_at(), time.monotonic() + stop["grace"])
             self._stop = stop
+
+    def _is_unstarted(self) -> bool:
+        """Tell whether the command may still be kept from starting for the first time."""
+        return False
 
     def _kill_at(self) -> float:
         """Return when SIGKILL is due: what those want who have asked us to stop, and what has been begun says."""
@@ -392,6 +395,11 @@ class Keeper:
                 self._note("exit", self.exited)
             elif pid == self.runner:
                 self.runner = 0
+            else:
+                self._reaped(pid)
+
+    def _reaped(self, pid: int) -> None:
+        """Take note of a further child that has been collected."""
 
     def _limit_output(self) -> None:
         """Keep the output within its limit; and if there is more, ask whether the disk has room for it."""
@@ -404,16 +412,19 @@ class Keeper:
     # -- end --------------------------------------------------------------------------------------------------------
 
     def _members(self) -> list[processes.Process]:
+        return cgroup.joined(self._descendants(os.getpid()), self._groups, self.job.jid)
+
+    def _descendants(self, keeper: int) -> list[processes.Process]:
+        """Return the processes of the tree. A child of the keeper may ask, too."""
         # Orphans of the tree become the runner's children, or ours when it is dead. Who took over is its child.
         parent = [self.runner] if self.runner and self.runner == os.getppid() else []
-        found = processes.members(
+        return processes.members(
             self.job.jid,
-            roots=[os.getpid()] if self.subreaper else parent,
+            roots=[keeper] if self.subreaper else parent,
             session=self._session,
-            spared={os.getpid(), self.runner},
+            spared={keeper, os.getpid(), self.runner},
             marked=not self.subreaper,
         )
-        return cgroup.joined(found, self._groups, self.job.jid)
 
     def _end_tree(self, state: str, how: Record) -> None:
         """End every process of the job, and note why before the first signal.
@@ -444,28 +455,28 @@ class Keeper:
         return self._over()
 
     def _note_shutdown(self) -> None:
-        """Note why the command has ended, if that is because the machine goes down."""
+        """Note why the command has ended, if that is because the machine goes down and for no other reason."""
+        if self.ending is not None:
+            return
         number = self.exited["status"] & 0x7F if self.exited is not None else 0
         if (number in shutdown.SENT or shutdown.heard()) and shutdown.is_under_way():
             self.ending = schema.shut_down(number or signal.SIGTERM)
             self._note("ending", self.ending)
 
-    def _conclude(self) -> None:
-        if self.ending is None:
-            self._note_shutdown()
-        self._limit_output()
-        self._streams.renew(self.job)
-        self._limit_output()
+    def _final(self, streams: Record) -> Record:
+        """Return the final record, as if this attempt were the last one.
+
+        :param streams: what it shows of the output, as keys of the job dictionary.
+        """
         record = json.loads(self._written)
-        hearing = self._hearing()
+        if self.ending is not None and self.ending.get("reason") == schema.NOT_STARTED:
+            record = schema.unstarted(record)
         if self.command:
-            hearing.take(notify_socket.BACKLOG)
+            hearing = self._hearing()
             end = float("inf") if self.exited is None else self.exited["monotonic"]
             record = schema.with_reports(record, hearing.shown(record, end))
-        hidden = dict.fromkeys(schema.STREAMS, schema.HIDDEN)
-        streams = hidden if record[schema.PRIVATE]["no_log"] else self._excerpts()
         known = self.exited is not None
-        final = status.finish(
+        return status.finish(
             self.job,
             dict(record, **streams),
             state="exited" if known else schema.LOST,
@@ -473,6 +484,22 @@ class Keeper:
             exited=self.exited,
             ending=self.ending,
         )
+
+    def _shown(self) -> Record:
+        """Return what a record shows of the output."""
+        if self.request["no_log"]:
+            return dict.fromkeys(schema.STREAMS, schema.HIDDEN)
+        return self._excerpts()
+
+    def _conclude(self) -> None:
+        self._note_shutdown()
+        self._limit_output()
+        self._streams.renew(self.job)
+        self._limit_output()
+        if self.command:
+            self._hearing().take(notify_socket.BACKLOG)
+        final = self._final(self._shown())
+        final["msg"] += self._remark()
         error = self._streams.error or output_error(self.job, probe=True)
         if error and final["reason"] != schema.NOT_STARTED:
             final.update(truncated=True, output_error=error)
@@ -481,15 +508,37 @@ class Keeper:
                 error,
             )
         self.job.conclude(final)
-        hearing.close()
+        self._hearing().close()
+
+    def _remark(self) -> str:
+        """Return what else is to be said of the end."""
+        return ""
 
     def _leave(self) -> None:
         """Tell whoever waits that the job has ended, and leave nothing of ours."""
+        deliver = self._claim_delivery()  # before the runner, which waits for our lock, does
         os.close(self._lock)  # wakes whoever waits for the end
+        self._await_ours()
+        cgroup.remove(self._groups)
+        if deliver is not None:
+            deliver()
+
+    def _await_ours(self) -> None:
+        """Wait for the other processes that look after the job."""
         if self.runner and self._watch < 0:
             os.waitpid(self.runner, 0)
             self._reap()  # what it had not reaped, if it was killed just now
-        cgroup.remove(self._groups)
+
+    def _claim_delivery(self) -> Callable[[], None] | None:
+        """Return what sends the notifications of the end; None if there are none, or somebody else sends them."""
+        if not self.request.get("notify"):
+            return None
+        # Imported by the launcher already, if there are notifications.
+        from . import delivery
+
+        store = self.job.store
+        duty = delivery.claim(store)
+        return None if duty is None else lambda: delivery.stay(store, duty)
 
     def _excerpts(self) -> Record:
         found: Record = {"truncated": False}
@@ -506,55 +555,3 @@ class Keeper:
             self.job.fill(slot, content)
         except MISHAPS:
             pass  # the disk is broken: the final record is the next chance to say it
-
-
-def adopt(job: Job, borrowed: list[int]) -> None:
-    """Become the keeper of a job that has lost its own, and stay until it is finished.
-
-    Returns at once if there is a keeper, or nothing left to keep.
-
-    :param borrowed: descriptors to close when the lock has been taken.
-    """
-    try:
-        private = job.read_record()[schema.PRIVATE]
-    except (MissingRecord, DamagedRecord):
-        notify_socket.discard(job)
-        return  # nothing tells what to enforce; every look says so, and the runner will ask again
-    if not _can_see(private):
-        return
-    lock = job.lock("keeper")
-    for fd in borrowed:
-        os.close(fd)
-    if lock is None:
-        return
-    keeper = None
-    while keeper is None:
-        try:
-            record = job.read_record()
-            if record["finished"] or not record["started"]:
-                return
-            keeper = _successor(job, record, lock)
-        except MISHAPS:
-            log_loss(job)
-            time.sleep(runner.RECORD_INTERVAL)
-    keeper.supervise()
-
-
-def _can_see(private: Record) -> bool:
-    """Tell whether the pids in a record mean to us what they meant to who wrote it."""
-    if private["boot_id"] != host.boot_id():
-        return False  # after a reboot none of its processes is left: who has their pids now is a stranger
-    # In another namespace we would not see its processes, or know them by other pids.
-    return private.get("pid_namespace", 0) in (0, host.pid_namespace())
-
-
-def _successor(job: Job, record: Record, lock: int) -> Keeper:
-    """Return a keeper that has taken over. If that fails, nothing of it is left open."""
-    asked: Record = {"max_timeout": None, "watchdog": None, "timeout": record["timeout"]}
-    keeper = Keeper(job, dict(asked, **record[schema.PRIVATE]), lock)
-    try:
-        keeper.take_over(record)
-    except BaseException:
-        keeper.close()
-        raise
-    return keeper

@@ -8,17 +8,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 try:
     import ctypes
 
     _LIBC = ctypes.CDLL(None, use_errno=True)
     # Without errno, whose handling would write to nine more pages of every keeper and every runner.
-    _PRCTL = ctypes.CDLL(None).prctl
+    _SIMPLE = ctypes.CDLL(None)
+    _PRCTL = _SIMPLE.prctl
 except (ImportError, OSError):  # an interpreter built without libffi
-    _LIBC = _PRCTL = None  # type: ignore[assignment]
+    _LIBC = _SIMPLE = _PRCTL = None  # type: ignore[assignment]
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_TFD_TIMER_ABSTIME = 1  # timerfd_create(2)
 _FALLOC_FL_KEEP_SIZE = 1  # fallocate(2)
 _FALLOC_FL_PUNCH_HOLE = 2
 _EMULATED_TAIL = (
@@ -26,9 +29,33 @@ _EMULATED_TAIL = (
 )  # bytes at the end of a stream that survive where holes cannot be punched
 
 
-def become_subreaper() -> bool:
-    """Make orphaned descendants children of this process; tell whether the kernel agreed (prctl(2))."""
-    return _PRCTL is not None and _PRCTL(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+def become_subreaper(wanted: bool = True) -> bool:
+    """Make orphaned descendants children of this process; tell whether the kernel agreed (prctl(2)).
+
+    :param wanted: false to undo it.
+    """
+    return _PRCTL is not None and _PRCTL(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0) == 0
+
+
+def boottime() -> float:
+    """Return the seconds since boot by the clock that also counts while the machine is suspended (clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def open_timer() -> int:
+    """Return a descriptor that becomes readable at a moment of that clock, see :func:`set_timer`; -1 for none.
+
+    poll(2) counts by a clock that stands still while the machine is suspended.
+    """
+    make = getattr(_SIMPLE, "timerfd_create", None)
+    return int(make(time.CLOCK_BOOTTIME, os.O_NONBLOCK | os.O_CLOEXEC)) if make else -1
+
+
+def set_timer(timer: int, when: float) -> None:
+    """Let a timer fire at a moment of CLOCK_BOOTTIME (timerfd_settime(2))."""
+    seconds = int(when)
+    spec = (ctypes.c_long * 4)(0, 0, seconds, max(1, int((when - seconds) * 1e9)))
+    _SIMPLE.timerfd_settime(timer, _TFD_TIMER_ABSTIME, spec, None)
 
 
 def announce_writing(folder: int) -> bool:

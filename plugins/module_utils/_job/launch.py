@@ -10,7 +10,7 @@ import re
 import shlex
 import time
 
-from . import containment, host, launcher, naming, quantities, schema
+from . import containment, host, launcher, naming, notifying, quantities, retrying, schema
 from .call import requester
 from .errors import JobError
 from .poll_plan import plain, poll_plan
@@ -78,7 +78,9 @@ def build_request(params: dict[str, Any], *, no_log: bool) -> Record:
         "spec": None,
         "on_conflict": params["on_conflict"],
         "rerun": params["rerun"],
+        **retrying.checked(params),
         **_contained(params),
+        **notifying.asked(params),
     }
     for name in ("cmd", "argv", "shell", "chdir"):
         if params[name] is not None and "\0" in "".join(params[name]):
@@ -150,7 +152,7 @@ def unneeded(params: dict[str, Any]) -> str | None:
 
 def always(request: Record) -> Record:
     """Return what the result of every launch has, whatever comes of it."""
-    limit = request["max_timeout"] or request["timeout"]
+    limit = retrying.longest(request)
     return {"attached": False, "poll": poll_plan(limit, grace=request["grace"])}
 
 
@@ -174,6 +176,9 @@ def launch_all(call: Call, store: Store, requests: list[Record], *, slots: int =
         for request in named:
             request["spec"] = naming.specification(request, key)
             request["by"] = requester(call.request)  # of a stop, where a live job is replaced
+    for request in requests:
+        if request.get("notify"):
+            request["source"] = call.request.get("source")
     # What has been compared is not for keepers to carry.
     lean = [{key: one[key] for key in one if key != "args"} for one in requests]
     reply = launcher.launch(_order(store, {"jobs": lean, "slots": slots}))

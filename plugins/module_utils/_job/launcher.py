@@ -17,7 +17,10 @@ Request::
         "chdir": null, "env": {}, "stdin": null, "umask": null, "nice": null,
         "timeout": 3600.0, "max_timeout": null, "watchdog": null,
         "grace": 10.0, "stop_signal": 15, "output_limit": 67108864, "no_log": false,
-        "containment": "auto", "memory_max": null, "cpu_quota": null, "tasks_max": null}],
+        "start_in": 0, "retry": null, "timeout_total": null,    see retrying.checked
+        "containment": "auto", "memory_max": null, "cpu_quota": null, "tasks_max": null,
+        "notify": [{"url": "https://..."}], "notify_for": 86400.0,    see notifying; neither without notifications
+        "source": "web1"}],             the host's name in the inventory, for events
      "manager": "/run/systemd/private"}    the socket of the systemd that can give them a unit; null for none
 
 ``"adopt": [jid, ...]`` asks for a new keeper for jobs that have lost theirs, and their runner.
@@ -36,11 +39,11 @@ import os
 import select
 import sys
 
-from . import prewarm, removing, schema, status, stopping, unit
+from . import adoption, prewarm, removing, retrying, schema, status, stopping, unit
 from .errors import JobError
 from .host import require_proc
 from .job import log_loss
-from .keeper import Keeper, adopt
+from .keeper import Keeper, Plan
 from .names import lock_name
 from .queueing import Turn
 from .runner import ProcessDefaults, read_all
@@ -48,6 +51,7 @@ from .store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import NoReturn
 
     from .schema import Record
@@ -57,7 +61,7 @@ if TYPE_CHECKING:
 # Jobs that are launched side by side, at the most. What the launcher does between two forks, it does for all of them
 # before: so they share the memory that it touches. Each costs up to 20 descriptors meanwhile.
 SIDE_BY_SIDE = 32
-DESCRIPTORS = 21  # of each of them; and so many are left for the launcher:
+DESCRIPTORS = 25  # of each of them; and so many are left for the launcher:
 SPARE_DESCRIPTORS = 64
 
 
@@ -169,11 +173,20 @@ def _redirect(answer: int, errors: int) -> None:
 def answer(request: Record) -> Record:
     """Launch what is asked for. The answer tells about each job by itself."""
     defaults = ProcessDefaults()
-    prewarm.look_up(sys.modules[__name__])
+    is_patient = request.get("slots") or any(map(retrying.is_patient, request["jobs"]))
+    further: tuple[ModuleType, ...] = ()
+    if is_patient:
+        # Before the first fork, for keepers of jobs that wait; those of others need not carry it.
+        from . import attempts, course, standby
+
+        further = (attempts, course, retrying, standby)
+    prewarm.look_up(sys.modules[__name__], further)
     gc.disable()  # a collection would copy the pages that all keepers share; ours make no cycles
     if request.get("adopt") or any(one.get("module") for one in request["jobs"]):
         # Before the first fork, for their keepers; those of commands need not carry it.
         from . import modules  # noqa: F401  # pylint: disable=unused-import
+    if request.get("adopt") or any(one.get("notify") for one in request["jobs"]):
+        from . import delivery  # noqa: F401  # pylint: disable=unused-import
     try:
         require_proc()
         store = Store.open(request["async_dir"], create=True)
@@ -202,12 +215,16 @@ def launch_all(
     # Asked here: the soft limit has been raised, see ProcessDefaults.
     room = (os.sysconf("SC_OPEN_MAX") - SPARE_DESCRIPTORS) // DESCRIPTORS
     side_by_side = max(1, min(SIDE_BY_SIDE, room))
+    every = [Launch(request) for request in requests]
     launches: list[Launch] = []
     ready: list[Launch] = []
-    for request in requests:
+    # In a queue, jobs that start later come behind those that start sooner, so that nobody waits for their time.
+    for launch in (
+        sorted(every, key=lambda one: one.request.get("start_in") or 0) if slots else every
+    ):
+        request = launch.request
         if len(ready) == side_by_side:
             _launch_side_by_side(ready, defaults)
-        launch = Launch(request)
         launches.append(launch)
         try:
             if request["name"] is not None:
@@ -224,7 +241,7 @@ def launch_all(
         if launch.answer is not None:
             launch.let_go()
     _launch_side_by_side(ready, defaults)
-    return [launch.answer or {} for launch in launches]
+    return [launch.answer or {} for launch in every]
 
 
 def _launch_side_by_side(ready: list[Launch], defaults: ProcessDefaults) -> None:
@@ -284,7 +301,7 @@ def adopt_all(store: Store, jids: list[str]) -> None:
             try:
                 os.close(ready_out)
                 _leave_stdio()
-                adopt(job, [ready_in])
+                adoption.adopt(job, [ready_in])
             except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
                 log_loss(job)
             finally:
@@ -336,15 +353,24 @@ class Launch:
         job = store.job(jid) if jid else store.create_job()
         try:
             self.request["unit"] = enclosure.place(self.request, job.jid)
-            job.furnish(queued=turn.must_wait())
-            for role in ("keeper", "turn") if turn.must_wait() else ("keeper",):
+            is_late = bool(self.request.get("start_in"))
+            queued = turn.must_wait() or is_late
+            # While its command does not run, a job has no runner that would give it another keeper.
+            self.request["standby"] = is_late or bool(self.request.get("retry"))
+            job.furnish(queued=queued, standby=self.request["standby"])
+            for role in ("keeper", "turn") if queued else ("keeper",):
                 lock = job.lock(role)
                 if lock is None:
                     raise JobError("cannot launch job %s: somebody else has its locks" % job.jid)
                 self._fds[role] = lock
             self._fds["out"], self._fds["in"] = os.pipe()
-            self.keeper = keeper = Keeper(job, self.request, self._fds["keeper"])
-            keeper.open(to_start=not turn.must_wait())
+            kind = Keeper
+            if queued or retrying.is_patient(self.request):
+                from .attempts import PatientKeeper
+
+                kind = PatientKeeper
+            self.keeper = keeper = kind(job, self.request, self._fds["keeper"])
+            keeper.open(to_start=not queued)
             if self.request["watchdog"] and job.inbox < 0:
                 text = "watchdog cannot be used in async_dir %s: its file system takes no sockets"
                 raise JobError(text % store.path)
@@ -468,10 +494,8 @@ def _be_keeper(
     try:
         _leave_stdio()
         try:
-            if turn_lock < 0:
-                record = keeper.launch(defaults, turn.ahead, list(borrowed.values()))
-            else:
-                record = keeper.enqueue()
+            plan = Plan(keeper.request, defaults, turn, turn_lock, adoption.adopt)
+            record = keeper.launch(plan, list(borrowed.values()))
             answer = b'{"record": ' + record + b"}"
         except JobError as error:
             record, answer = b"", json.dumps(_error(error)).encode()
@@ -480,8 +504,6 @@ def _be_keeper(
         for fd in borrowed.values():
             os.close(fd)
         if record:
-            if turn_lock >= 0:
-                keeper.start_later(turn, turn_lock, defaults)
             keeper.supervise()
     except Exception as error:  # pylint: disable=broad-exception-caught  # nobody else would see it
         if not answered:

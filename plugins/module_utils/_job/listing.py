@@ -8,19 +8,21 @@ Of each job only its dictionary stays in memory, and its output is read last, of
 
 from __future__ import annotations
 
-import fnmatch
 import heapq
+import os
 import re
 import time
 
-from . import schema, status
+from . import host, schema, status, trust
 from .errors import JobError
 from .record_io import MissingRecord
+from .references import any_glob
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, Tuple
+    from typing import Iterator, Sequence, Tuple
 
+    from .call import Call
     from .schema import Record
     from .store import Store
 
@@ -57,7 +59,7 @@ class Listing:
     ) -> None:
         self._store = store
         self._jids = None if jids is None else [schema.check_jid(jid) for jid in jids]
-        self._has_name = _any_glob(names)
+        self._has_name = any_glob(names)
         self._states = states
         self._settle_until = time.monotonic() + (_SETTLING if settle else 0)
         self.counts = dict.fromkeys((*schema.STATES, UNKNOWN), 0)
@@ -104,7 +106,7 @@ class Listing:
         job = self._store.job(jid)
         try:
             settle = time.monotonic() < self._settle_until
-            record = status.judged(job, settle=settle)
+            record = status.notified(job, status.judged(job, settle=settle))
         except (JobError, OSError) as error:  # one job is not to hide the others
             record = _unknown(jid, job.results_file, str(error))
         finally:
@@ -142,15 +144,54 @@ class Listing:
             found["truncated"] = full["truncated"]
 
 
-def _any_glob(names: list[str] | None) -> Callable[[str | None], bool]:
-    """Return what tells whether a name fits one of the globs."""
-    if names is None:
-        return lambda name: True
-    try:
-        globs = [re.compile(fnmatch.translate(glob)) for glob in names]
-    except re.error as error:
-        raise JobError("names: one of %s is not a glob: %s" % (names, error)) from None
-    return lambda name: name is not None and any(glob.match(name) for glob in globs)
+def is_by_match(call: Call) -> bool:
+    """Tell whether a call means jobs by its parameters ``names`` and ``states``."""
+    return call.params["names"] is not None or call.params["states"] is not None
+
+
+def matching(
+    call: Call, store: Store | None, *, only: Sequence[str] | None = None, latest: bool = False
+) -> list[Record]:
+    """Return the jobs that a call's parameters ``names`` and ``states`` mean, in the order of their launch.
+
+    :param store: the async dir; None if there is none, and so no job.
+    :param only: the states of which the jobs must also be; None for all.
+    :param latest: of several jobs of the same name, return the one that was launched last.
+    :raises JobError: a glob is not valid.
+    """
+    names, states = call.params["names"], call.params["states"]
+    if only is not None:
+        states = [state for state in only if states is None or state in states]
+    found = Listing(store, names=names, states=states, settle=not call.check_mode).newest(0)
+    if latest:
+        last: dict[object, Record] = {}
+        for job in found:
+            last.setdefault(job["name"] or (job["ansible_job_id"],), job)
+        found = list(last.values())
+    return found[::-1]
+
+
+def no_match(call: Call, store: Store | None, what: str = "job") -> str:
+    """Say that no job matches a call's parameters ``names`` and ``states``: where we looked, and as whom.
+
+    :param what: what kind of job none matches.
+    """
+    given = [(key, call.params[key]) for key in ("names", "states")]
+    asked = " and ".join(
+        "%s [%s]" % (key, ", ".join(value)) for key, value in given if value is not None
+    )
+    user = host.user_name(os.geteuid())
+    text = "no %s matches %s in %s as user %s" % (what, asked, call.async_dir, user)
+    return text if store is not None and store.jids() else text + others(call.async_dir)
+
+
+def others(path: str) -> str:
+    """Say in which other async dirs there may be the jobs that somebody looks for in this one."""
+    me = host.user_name(os.geteuid())
+    users = ", ".join(trust.whose(path))
+    text = "; there are async dirs of %s: look as that user" % users if users else ""
+    own = [folder for name, folder in trust.elsewhere(path) if name == me]
+    return text + ("; there is an async dir of yours in %s" % ", ".join(own) if own else "")
 
 
 def _launched(record: Record, written: int) -> int:

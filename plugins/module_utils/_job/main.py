@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         verb_info,
         verb_keyword,
         verb_module,
+        verb_notify,
         verb_output,
         verb_prune,
         verb_start,

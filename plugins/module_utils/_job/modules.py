@@ -191,7 +191,7 @@ def _hidden(final: Record, told: Record) -> Record:
 
 def _status_of(job: Job) -> Record | None:
     try:
-        return job.slot("exit")
+        return job.exit()
     except JobError:
         return None
 

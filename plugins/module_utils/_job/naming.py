@@ -36,6 +36,8 @@ def specification(request: Record, key: bytes) -> Record:
         return keyed_digest(key, json.dumps(value).encode())
 
     spec: Record = {name: request[name] for name in schema.SHOWN_SPEC}
+    given = {**request, "retries": request.get("retry")}
+    spec.update((name, given[name]) for name in schema.GIVEN_SPEC if given.get(name))
     if "args" in request:  # a module: its argv holds the path of the job's own folder
         spec["module"], spec["args"] = request["args"]["module"], digest(request["args"])
     else:

@@ -198,6 +198,16 @@ class Reports:
             pass  # a full disk: readers see it later, at the latest in the final record
         self._saved, self._pending = time.monotonic(), False
 
+    def leave(self) -> None:
+        """Let go of the socket, and forget what has been shown: another attempt may report to the same socket."""
+        if self._socket is not None:
+            self._socket.detach()
+            self._socket = None
+        try:
+            files.remove_tree(schema.PROGRESS, self._job.fd)
+        except OSError:
+            pass  # a broken disk
+
     def close(self) -> None:
         """Remove the socket, and what the final record says too."""
         for name in (_NAME, schema.PROGRESS):

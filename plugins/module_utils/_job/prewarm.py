@@ -26,9 +26,9 @@ _MODULES = (keeper, kernel, output, runner, spawn)
 _BUILTIN = (bytes, dict, list, memoryview, os.statvfs_result, str, type(select.poll()))
 
 
-def look_up(launcher: ModuleType) -> None:
+def look_up(launcher: ModuleType, further: tuple[ModuleType, ...] = ()) -> None:
     """Look up what will be looked up on modules, on types of ours and their instances, and on builtin types."""
-    seen = [thing for module in (launcher, *_MODULES) for thing in vars(module).values()]
+    seen = [thing for module in (launcher, *_MODULES, *further) for thing in vars(module).values()]
     types = {thing for thing in seen if isinstance(thing, type)}
     names = _names(seen).union(*(_names(vars(one).values()) for one in types))
     known = {name for thing in seen if isinstance(thing, ModuleType) for name in dir(thing)}
@@ -36,7 +36,8 @@ def look_up(launcher: ModuleType) -> None:
         getattr(os, name, None)  # for the table, one module is like another
     for one in (*types, *_BUILTIN):
         # What an instance has itself is also looked for on the type; it is set up in __init__.
-        for name in names & _names([vars(one).get("__init__")]).union(dir(one)):
+        own = _names(vars(kind).get("__init__") for kind in one.__mro__)
+        for name in names & own.union(dir(one)):
             getattr(one, name, None)
 
 

@@ -21,8 +21,9 @@ KILL_PATIENCE = 2.0
 # Seconds between two looks at a tree that is being ended: the first, and the longest.
 SWEEP_INTERVAL = (0.01, 0.25)
 # What a keeper or a runner has open of its job: the end of the path, and the mode of the link to it (proc(5)).
-_ROLES = ("keeper", "runner", "turn")
+_ROLES = ("keeper", "runner", "turn", "standby")
 _FOLDERS = ("/.durable/jobs", "/.durable/gone")
+_BELL = "/.durable/outbox/bell"  # of those who deliver notifications: of all jobs, so of no job
 _READ_AND_WRITE = 0o600
 UNSEEN = -1  # the start of a process that is there, but that /proc hides from us
 
@@ -201,8 +202,28 @@ def _serves_other_job(pid: int, jid: str) -> bool:
         return False
     for fd in fds:
         try:
-            where, other, role = os.readlink("%s/%s" % (folder, fd)).rsplit("/", 2)
+            path = os.readlink("%s/%s" % (folder, fd))
+            where, other, role = path.rsplit("/", 2)
             is_role = role in _ROLES and other != jid and where.endswith(_FOLDERS)
+            is_role = is_role or path.endswith(_BELL)
+            if is_role and os.lstat("%s/%s" % (folder, fd)).st_mode & 0o600 == _READ_AND_WRITE:
+                return True
+        except (OSError, ValueError):  # closed meanwhile; or no path of three names
+            continue
+    return False
+
+
+def serves(pid: int, jid: str) -> bool:
+    """Tell whether a process is one of those of ours that look after a job: it has the FIFO of such a role open."""
+    folder = "/proc/%d/fd" % pid
+    try:
+        fds = os.listdir(folder)
+    except OSError:
+        return False
+    for fd in fds:
+        try:
+            where, of, role = os.readlink("%s/%s" % (folder, fd)).rsplit("/", 2)
+            is_role = role in _ROLES and of == jid and where.endswith(_FOLDERS)
             if is_role and os.lstat("%s/%s" % (folder, fd)).st_mode & 0o600 == _READ_AND_WRITE:
                 return True
         except (OSError, ValueError):  # closed meanwhile; or no path of three names

@@ -15,6 +15,7 @@ from . import host, removing, schema, status
 from .errors import JobError
 from .names import latest_job, mend_name
 from .record_io import DamagedRecord, MissingRecord, is_ours
+from .references import any_glob
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Pruning:
     def choose(
         self,
         *,
+        names: list[str] | None,
         states: list[str] | None,
         older_than: float | None,
         keep_last: int | None,
@@ -124,15 +126,20 @@ class Pruning:
     ) -> list[Finished]:
         """Return the finished jobs that go, the oldest first.
 
+        :param names: only jobs whose name one of these globs fits are looked at; None for all.
         :param states: only jobs of these states are looked at; None for all.
         :param older_than: those go that finished at least so many seconds ago.
         :param keep_last: those go that are not among the so many latest ones.
         :param max_bytes: the oldest go, as many as it takes for the others to have no more bytes than that.
+        :raises JobError: a glob is not valid.
         """
         chosen: list[Finished] = []
         kept = room = 0
         limited = (older_than, keep_last, max_bytes) != (None, None, None)
-        for one in [one for one in self.finished if states is None or one.state in states]:
+        has_name = any_glob(names)
+        for one in self.finished:
+            if not has_name(one.name) or (states is not None and one.state not in states):
+                continue
             goes = not limited or (older_than is not None and one.age >= older_than)
             goes = goes or (keep_last is not None and kept >= keep_last)
             if not goes and max_bytes is not None:

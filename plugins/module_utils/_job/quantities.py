@@ -24,8 +24,9 @@ SHOWN = 60  # characters of a wrong value that a message shows
 
 # The parameters that are durations, whichever module has them.
 DURATIONS = (
-    *("timeout", "max_timeout", "watchdog", "grace", "retention"),
+    *("timeout", "max_timeout", "watchdog", "grace", "retention", "notify_for"),
     *("wait", "older_than", "reconnect_timeout"),
+    *("start_in", "retry_delay", "retry_delay_max", "timeout_total"),
 )
 # The parameters that are whole numbers: the least, the most, and an example.
 WHOLE: dict[str, tuple[int, int, str]] = {
@@ -38,6 +39,13 @@ WHOLE: dict[str, tuple[int, int, str]] = {
     "tail_lines": (0, LARGEST, "20"),
     "keep_last": (0, LARGEST, "100"),
     "max_bytes": (0, LARGEST, "1048576"),
+    "retries": (0, 1000, "3"),
+    "attempt": (1, 1001, "1"),
+}
+# The parameters that are numbers of another kind: the least, the most, and an example.
+FACTORS: dict[str, tuple[float, float, str]] = {
+    "retry_backoff": (1, 1000, "2"),
+    "retry_jitter": (0, 1, "0.1"),
 }
 
 _EXAMPLE = "a number of seconds or a duration such as 90s, 30m, 1h30m, 2d or 1w"
@@ -120,6 +128,17 @@ def _whole(value: object) -> int | None:
     return int(text) if len(text) <= 400 and _INTEGER.fullmatch(text) else None
 
 
+def factor(name: str, value: object) -> float:
+    """Return a number that the parameter ``name`` may have. :raises JobError: it is none, or too small or too large."""
+    least, most, example = FACTORS[name]
+    text = str(value).strip() if isinstance(value, (str, int, float)) else ""
+    found = _float(text) if _NUMBER.fullmatch(text) and not isinstance(value, bool) else math.nan
+    if not least <= found <= most:
+        told = (name, least, most, example, shown(value))
+        raise JobError("%s must be a number from %g to %g such as %s, not %s" % told)
+    return found
+
+
 def checked(params: dict[str, Any]) -> dict[str, Any]:
     """Return parameters with durations in seconds and whole numbers as such; what is not given, null, stays so.
 
@@ -131,6 +150,8 @@ def checked(params: dict[str, Any]) -> dict[str, Any]:
             found[name] = seconds(name, value)
         elif value is not None and name in WHOLE:
             found[name] = whole(name, value)
+        elif value is not None and name in FACTORS:
+            found[name] = factor(name, value)
     return found
 
 

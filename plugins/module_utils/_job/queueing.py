@@ -34,12 +34,13 @@ class Turn:
             ahead  # who may be live among those before us; gets shorter with what is learnt
         )
         self.slots = slots
+        self._was_queued = 0 < slots <= len(ahead)
         self._unsettled = len(ahead)  # so many of them may not have had their turn
         self.hangups: list[int] = []  # descriptors that hang up when something changes
 
     def must_wait(self) -> bool:
         """Tell whether a job of this place is queued at its launch."""
-        return 0 < self.slots <= len(self.ahead)
+        return self._was_queued
 
     def has_come(self, store: Store) -> bool:
         """Tell whether the job may start now. If not, watch :attr:`hangups` and call :meth:`rest` before asking again.
@@ -61,8 +62,8 @@ class Turn:
         for jid in self.ahead:
             job = store.job(jid)
             hangup = _watch(job, "keeper")
-            if hangup is None:
-                hangup = _watch(job, "runner")
+            for role in ("runner", "standby"):
+                hangup = _watch(job, role) if hangup is None else hangup
             if hangup is not None:
                 live.append(jid)
                 if len(self.hangups) < WATCHED:

@@ -14,6 +14,7 @@ import select
 import time
 
 from . import output, schema, status
+from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,18 +78,28 @@ class _File:
 class Reader:
     """Reads one stream of one job.
 
+    :param attempt: which attempt's; None for the latest.
     :param reveal: show it also if the job was launched with ``no_log``.
     :param settle: whether a final verdict may be written down.
     :raises MissingRecord: there is no such job.
-    :raises JobError: something else is in the place of its files.
+    :raises JobError: something else is in the place of its files; or there was no such attempt.
     """
 
-    def __init__(self, job: Job, stream: str, *, reveal: bool, settle: bool) -> None:
+    def __init__(
+        self, job: Job, stream: str, *, reveal: bool, settle: bool, attempt: int | None = None
+    ) -> None:
         self._job = job
         self._stream = stream
         self._settle = settle
         self._hangup = -1
+        self._written = 0
         self._look()
+        self.attempt = self._latest() if attempt is None else attempt
+        # The next attempt may be waited for.
+        most = self._latest() + (0 if self.record["finished"] else 1)
+        if self.attempt > min(most, self.record.get("max_attempts") or 1):
+            told = (job.jid, self.attempt, self._latest())
+            raise JobError("job %s has no attempt %d: its latest one is %d" % told)
         self._source = self._open()
         self.hidden = None if reveal else self._why_hidden()
 
@@ -106,15 +117,54 @@ class Reader:
             self._source = self._open()
 
     def _open(self) -> _File | _Text:
+        if self.attempt > self._latest():  # it has not begun
+            return _Text("")
         private = self.record.get(schema.PRIVATE) or {}
         try:
-            fd = self._job.open_stream(self._stream, os.O_RDONLY)
+            fd = self._open_file()
         except (
             OSError
         ):  # the builtin's, or somebody has removed the file: the final record holds what it holds
             found = status.look(self._job, settle=False)
             return _Text(found[self._stream])
         return _File(fd, is_limited=bool(private.get("output_limit", True)))
+
+    def _open_file(self) -> int:
+        """Open the file of the attempt. When the next one starts, it is put aside, at whatever moment."""
+        aside = "%s.%d" % (self._stream, self.attempt)
+        try:
+            return self._job.open_stream(aside, os.O_RDONLY)
+        except FileNotFoundError:
+            if self.attempt < self._latest():
+                text = "the output of attempt %d of job %s is not kept any more, see output_limit"
+                raise JobError(text % (self.attempt, self._job.jid)) from None
+        fd = self._job.open_stream(self._stream, os.O_RDONLY)
+        try:
+            moved = self._job.open_stream(aside, os.O_RDONLY)
+        except FileNotFoundError:
+            return fd
+        os.close(fd)
+        return moved
+
+    def _latest(self) -> int:
+        return int(self.record.get("attempt") or 1)
+
+    def _is_over(self) -> bool:
+        """Tell whether nothing can follow."""
+        return bool(self.record["finished"]) or self.attempt <= len(self.record.get("attempts", ()))
+
+    def _look_at_attempts(self) -> None:
+        """Look again if an attempt has ended, or begun, since: no hang-up tells of that."""
+        if (self.record.get("max_attempts") or 1) > 1:
+            try:
+                written = self._job.store.written(self._job.jid)
+            except FileNotFoundError:  # it has just been removed
+                return
+            if written != self._written:
+                self._written, before = written, self._latest()
+                self._look()
+                if before < self.attempt <= self._latest():
+                    self._source = self._open()
 
     def _why_hidden(self) -> str | None:
         """Return what is shown instead of the output; None if that may be shown."""
@@ -134,7 +184,7 @@ class Reader:
     def wait(self, offset: int, seconds: float) -> None:
         """Return when there is something to read at an offset, when the job has finished, or after so many seconds."""
         until = time.monotonic() + seconds
-        while not self.record["finished"]:
+        while not self._is_over():
             if not self.hidden:
                 found = self.piece(offset, _CHARACTER)
                 if found["content"] or found["shrunk"]:
@@ -148,6 +198,7 @@ class Reader:
             if self._hangup < 0:
                 time.sleep(pause)
             elif not _rings(self._hangup, pause):
+                self._look_at_attempts()
                 continue
             self._look_again()
 
@@ -182,9 +233,7 @@ class Reader:
         """
         if self.hidden is not None:
             place = {"offset": offset, "next_offset": offset, "lost_bytes": 0, "size": None}
-            return dict(
-                self._shown(self.hidden), eof=self.record["finished"], shrunk=False, **place
-            )
+            return dict(self._shown(self.hidden), eof=self._is_over(), shrunk=False, **place)
         while True:
             size = self._source.size()
             cut_from, cut_to = before = self._source.hole()
@@ -196,13 +245,13 @@ class Reader:
             data = self._source.read(max(max_bytes, _CHARACTER), begin)[: max(0, end - begin)]
             if self._source.hole()[0] >= begin + len(data) or self._source.hole() == before:
                 break  # else what has been read may have been cut out meanwhile
-        is_last = begin + len(data) == end and (is_before_cut or self.record["finished"])
+        is_last = begin + len(data) == end and (is_before_cut or self._is_over())
         text, used = _decoded(data, max_bytes, is_last=is_last)
         return dict(
             self._shown(text),
             offset=begin,
             next_offset=begin + used,
-            eof=self.record["finished"] and begin + used >= size,
+            eof=self._is_over() and begin + used >= size,
             size=size,
             lost_bytes=begin - offset,
             # An offset that we have returned lies within the stream, unless that has been truncated since.

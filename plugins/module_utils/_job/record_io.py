@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import stat
+from binascii import crc32
 
 from . import files, schema, trust, validation
 from .errors import SHORTAGES, JobError
@@ -182,17 +183,14 @@ class RecordIO:
 
     def _conclude(self, record: Record) -> None:
         self._unstage()
-        data = json.dumps(record).encode()
-        bare = dict(record, stdout="", stderr="", truncated=True)
-        if schema.PRIVATE in bare:
-            for key in bare[schema.PRIVATE].get("merged", []):
-                bare.pop(key, None)
-            bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], merged=[], **{schema.BARE: True})
+        self._post(record)
+        data = sealed(record)
+        bare = _bare(record)
         # A module's result may be larger than anything that readers take for a record.
         if len(data) > RECORD_LIMIT:
             text = "%s; its result is too large for this record, and whole in %s"
             bare["msg"] = text % (bare["msg"], bare["stdout_file"])
-            data = json.dumps(bare).encode()
+            data = sealed(bare)
         try:
             fd = self._open_final()
         except (
@@ -206,23 +204,33 @@ class RecordIO:
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
-                files.write_all(fd, json.dumps(bare).encode())
+                files.write_all(fd, sealed(bare))
             os.fsync(fd)
         finally:
             os.close(fd)
         self._install("record")
 
+    def _post(self, record: Record) -> None:
+        """Write down what is to be told of the end, before anybody can see it."""
+        if record.get(schema.PRIVATE, {}).get("notify"):
+            # Imported here: few jobs have notifications, and no keeper is to be larger for those of others.
+            from . import outbox
+
+            outbox.post(self, record)
+
     def pending_record(self) -> Record | None:
         """Return a final record that is whole but has not been installed; None if there is none.
 
         Between the two steps its writer may be killed, or the power go: whoever has seen the record installed
-        has seen what is on the disk here, but the disk need not know of the rename yet.
+        has seen what is on the disk here, but the disk need not know of the rename yet. If the power goes during the
+        writing, the disk may hold some sectors of it among those of the copy that lay there.
         """
         try:
             record = self._read_record("record", self.fd)
         except (OSError, JobError, MissingRecord, DamagedRecord):  # not written to its end
             return None
-        return record if record.get("finished") and schema.PRIVATE in record else None
+        is_final = record.get("finished") and schema.PRIVATE in record
+        return record if is_final and _is_whole(record) else None
 
     def _open_final(self) -> int:
         path = self.path("record")
@@ -268,6 +276,39 @@ class RecordIO:
             files.allocate(fd, size)
         finally:
             os.close(fd)
+
+
+def _bare(record: Record) -> Record:
+    """Return a final record without any output, which is in the files, see ``schema.BARE``."""
+    bare = dict(record, stdout="", stderr="", truncated=True)
+    if bare.get("attempts"):
+        bare["attempts"] = [dict(one, stdout="", stderr="") for one in bare["attempts"]]
+    if schema.PRIVATE in bare:
+        for key in bare[schema.PRIVATE].get("merged", []):
+            bare.pop(key, None)
+        bare[schema.PRIVATE] = dict(bare[schema.PRIVATE], merged=[], **{schema.BARE: True})
+    return bare
+
+
+def sealed(record: Record) -> bytes:
+    """Return a final record as it is written: JSON, with a checksum in its private part."""
+    if schema.PRIVATE not in record:
+        return json.dumps(record).encode()
+    private = dict(record[schema.PRIVATE], **{schema.CHECKSUM: _checksum(record)})
+    return json.dumps(dict(record, **{schema.PRIVATE: private})).encode()
+
+
+def _is_whole(record: Record) -> bool:
+    """Tell whether a final record is as it was written. Those of earlier releases have no checksum."""
+    known = record[schema.PRIVATE].get(schema.CHECKSUM)
+    return known is None or known == _checksum(record)
+
+
+def _checksum(record: Record) -> int:
+    private = {
+        key: value for key, value in record[schema.PRIVATE].items() if key != schema.CHECKSUM
+    }
+    return crc32(json.dumps(dict(record, **{schema.PRIVATE: private})).encode())
 
 
 def is_ours(job: RecordIO) -> bool:

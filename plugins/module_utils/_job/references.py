@@ -1,19 +1,22 @@
 # Copyright (c) durable.jobs contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which jobs a parameter ``jobs`` means: registered results, jids, names and job dictionaries, mixed.
+"""Which jobs a parameter means. Private to the collection.
 
-Private to the collection.
+``jobs`` holds registered results, jids, names and job dictionaries, mixed; ``names`` holds globs.
 """
 
 from __future__ import annotations
+
+import fnmatch
+import re
 
 from . import schema
 from .errors import JobError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator
+    from typing import Any, Callable, Iterator
 
 
 class Reference:
@@ -72,6 +75,20 @@ def references(jobs: object) -> list[Reference]:
         key = (one.jid, one.name, id(one.failure) if one.failure else None)
         found.setdefault(key, one).learn(one)
     return list(found.values())
+
+
+def any_glob(names: list[str] | None) -> Callable[[str | None], bool]:
+    """Return what tells whether a name fits one of the globs. Without globs, None, every job fits, also a nameless one.
+
+    :raises JobError: one of them is not a glob.
+    """
+    if names is None:
+        return lambda name: True
+    try:
+        globs = [re.compile(fnmatch.translate(glob)) for glob in names]
+    except re.error as error:
+        raise JobError("names: one of %s is not a glob: %s" % (names, error)) from None
+    return lambda name: name is not None and any(glob.match(name) for glob in globs)
 
 
 def _flat(value: object, where: str) -> Iterator[Reference]:

@@ -12,7 +12,7 @@ from . import files, schema
 from .errors import JobError
 from .names import mend_name
 from .record_io import DamagedRecord, MissingRecord, lock_record
-from .store import LONGEST_PAUSE, PRUNED
+from .store import LONGEST_PAUSE, PRUNED, has_outbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +45,16 @@ def discard(job: Job, *, durably: bool = True) -> bool:
     :func:`sweep` knows that it has been given up.
 
     :param durably: wait until the disk knows. Who removes many waits once, at the end.
-    :raises JobError: something in its place cannot be removed.
+    :raises JobError: something in its place cannot be removed, or there is an event that can only be made of it.
     """
     store = job.store
     path = job.results_file
     try:
+        if has_outbox(store):
+            # Imported here: few async dirs have an outbox.
+            from . import outbox
+
+            outbox.require_complete(job)
         # Nobody shall be writing a verdict down meanwhile: what is removed now would be there again.
         lock = lock_record(job, wait=True)
         try:
@@ -136,7 +141,9 @@ def _sweep_up(store: Store, jid: str) -> None:
 def _is_abandoned(job: Job) -> bool:
     try:
         age = time.time() - os.fstat(job.fd).st_mtime
-        return age >= ABANDONED_AFTER and not job.is_held("keeper") and not job.is_held("runner")
+        return age >= ABANDONED_AFTER and not any(
+            job.is_held(role) for role in ("keeper", "runner", "standby")
+        )
     except (FileNotFoundError, JobError):  # being removed at this moment, or not ours to judge
         return False
     finally:

@@ -17,7 +17,7 @@ from . import cgroup, kernel, notify_socket, shutdown, unit
 from .errors import MISHAPS, SHORTAGES
 from .job import log_loss
 from .record_io import DamagedRecord, MissingRecord
-from .schema import COOKIE
+from .schema import ATTEMPT, COOKIE, NAME
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ TOLD = (signal.SIGCHLD, signal.SIGIO)  # a child has changed; see kernel.announc
 # Seconds between two attempts to give a job a new keeper: one that dies at once is not worth a storm.
 ADOPT_INTERVAL = 1.0
 
+GAVE_UP = 3  # the exit status of a keeper that cannot write the end of its job down
+
+LOOK_INTERVAL = 0.02  # seconds between two looks at what another process is about to do
 # Seconds between two attempts to write something down, and for how long a disk that refuses it is asked again.
 RECORD_INTERVAL = 1.0
 RECORD_PATIENCE = 10.0
@@ -169,17 +172,31 @@ def run(
     refusal = read_all(pipes.refusal_out)
     _tell(pipes.report_in, refusal)
     was_born = refusal == b""
+    if not was_born and request.get(
+        "standby"
+    ):  # the next keeper, if this one has died, must not start it twice
+        _record(job, dict(ended(127 << 8, []), refused=json.loads(refusal)))
     status = (
-        _wait_for(pid, job, pipes, lambda: _fork_keeper(job, lock, adopt))
+        _wait_for(pid, job, pipes, lambda: fork_keeper(job, lock, adopt))
         if was_born
         else os.waitpid(pid, 0)[1]
     )
     if was_born:
         end = ended(status, unit.groups(request))
-        _tell(pipes.report_in, json.dumps(end).encode())
+        words = (
+            end["status"],
+            repr(end["epoch"]),
+            repr(end["monotonic"]),
+            *([end["oom"]] if "oom" in end else []),
+        )
+        _tell(pipes.report_in, " ".join(map(str, words)).encode())
         os.waitpid(pid, 0)  # not before: whoever reaps it and is killed takes the status along
         _record(job, end)
     os.close(lock)
+    if was_born and request.get("notify") and not request.get("standby"):  # which does the same
+        from . import delivery
+
+        delivery.see_out(job)
 
 
 def _record(job: Job, end: Record) -> None:
@@ -220,6 +237,15 @@ def ended(status: int, groups: list[str]) -> Record:
     end = {"status": status, "epoch": time.time(), "monotonic": time.monotonic()}
     if groups:
         end["oom"] = cgroup.oom_killed(groups)
+    return end
+
+
+def parsed(report: bytes) -> Record:
+    """Return the exit record that a runner has told its keeper: words, for JSON would cost every keeper memory."""
+    status, epoch, monotonic, *oom = report.split()
+    end: Record = {"status": int(status), "epoch": float(epoch), "monotonic": float(monotonic)}
+    if oom:
+        end["oom"] = oom[0] == b"True"
     return end
 
 
@@ -310,18 +336,20 @@ def _ended(command: int) -> int | None:
         os.waitpid(found.si_pid, 0)
 
 
-def _fork_keeper(job: Job, lock: int, adopt: Callable[[Job, list[int]], None]) -> None:
+def fork_keeper(job: Job, lock: int, adopt: Callable[[Job, list[int]], None]) -> None:
     """Start a keeper and wait until it holds the lock, or has ended."""
     ready_out, ready_in = os.pipe()
     try:
         if os.fork() == 0:
             os.close(ready_out)
+            status = GAVE_UP
             try:
                 adopt(job, [lock, ready_in])
+                status = 0
             except Exception:  # pylint: disable=broad-exception-caught  # nobody else would see it
                 log_loss(job)
             finally:
-                os._exit(0)
+                os._exit(status)
         os.close(ready_in)
         ready_in = -1
         os.read(ready_out, 1)
@@ -379,7 +407,7 @@ def _become_command(
                 parameter, subject = "umask", str(request["umask"])
                 os.umask(request["umask"])
             parameter, subject = request["parameter"], request["argv"][0]
-            environment = _environment(job.jid, request["env"], addresses)
+            environment = _environment(job.jid, request, addresses)
             defaults.restore_limits()
             os.execvpe(request["argv"][0], request["argv"], environment)
     except Exception as error:  # pylint: disable=broad-exception-caught  # the keeper is told
@@ -405,11 +433,14 @@ def _failure(error: Exception, parameter: str, subject: str) -> bytes:
     return json.dumps(told).encode()
 
 
-def _environment(jid: str, extra: dict[str, str], addresses: dict[str, str]) -> dict[str, str]:
+def _environment(jid: str, request: Record, addresses: dict[str, str]) -> dict[str, str]:
     environment = dict(os.environ)
-    for name in notify_socket.INHERITED:
+    for name in (*notify_socket.INHERITED, NAME):
         environment.pop(name, None)
     environment.update(addresses)
-    environment.update(extra)  # the user's own wins: an empty NOTIFY_SOCKET is none
+    environment.update(request["env"])  # the user's own wins: an empty NOTIFY_SOCKET is none
+    if request["name"] is not None:
+        environment[NAME] = request["name"]
+    environment[ATTEMPT] = str(request.get("attempt", 1))
     environment[COOKIE] = jid
     return environment

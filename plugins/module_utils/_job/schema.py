@@ -24,7 +24,12 @@ FLAW = "flaw"  # of the private part: what was wrong with a record that has been
 BARE = (
     "bare"  # private key of a final record for whose output the disk had no room; the files hold it
 )
+CHECKSUM = (
+    "checksum"  # private key of what a final record was when it was written; 0 in those before
+)
 COOKIE = "DURABLE_JOB_ID"  # environment variable by which a job's processes can be recognised
+NAME = "DURABLE_JOB_NAME"  # further ones of the command's: the job's name, if it has one,
+ATTEMPT = "DURABLE_JOB_ATTEMPT"  # and the number of the attempt
 PREDICTED_JID = "j0.0"  # what job_start returns in check mode
 
 QUEUED = "queued"
@@ -41,6 +46,12 @@ DAMAGED = "record damaged"  # the reason of a verdict that had to do without a r
 WATCHDOG = "watchdog"  # the reason of a job that was ended because it gave no sign of life
 OOM = "oom"  # the reason of a failed job of which the kernel killed a process for lack of memory
 NOT_STARTED = "not started"  # the reason of a failed job whose turn came, but whose command could not be exec'ed
+DELAYED = "delayed"  # the reason of a queued job that is to start later
+RETRY = (
+    "retry"  # the reason of a queued job that has been started, and pauses before its next attempt
+)
+TOTAL = "timeout_total"  # the reason of a job that was ended because all of its attempts together took too long
+LIVE_STATES = (QUEUED, RUNNING)
 FINISHED_STATES = frozenset((SUCCEEDED, FAILED, TIMED_OUT, STOPPED, LOST))
 
 REQUESTER = ("via", "user", "login", "controller_user", "controller")  # see requester()
@@ -57,11 +68,17 @@ NO_ATTENTION = 5  # see needs_attention()
 FOR_EVER = 100 * 366 * 86400  # seconds; no limit of ours is longer
 NEAR_LIMIT = 0.9  # share of its limit after which a running job is near it
 TAIL_BYTES = 4096  # what `output: tail` shows of each stream
+TAILS_BYTES = (
+    256 * 1024
+)  # what the record of a job holds of the output of all attempts that are over
 # Parts of a specification that may be shown; the others are kept and compared as keyed digests.
 SHOWN_SPEC = (
     *("chdir", "timeout", "max_timeout", "watchdog", "grace", "stop_signal", "umask", "nice"),
     *("output_limit", *LIMITS),
 )
+# The same, of what is compared where it was given: records of earlier releases have none of it.
+GIVEN_SPEC = ("start_in", "timeout_total", "retries")
+_TOLD_SPEC = (*SHOWN_SPEC, "start_in", "timeout_total")
 LONGEST = 3653 * 86400  # seconds that a duration may have: ten years, with their leap days
 LARGEST = 2**60  # what other numbers may be, such as bytes; the kernel knows eight times as many
 UNSHOWN_PARAMETER = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"  # ansible-core's words
@@ -170,7 +187,7 @@ class Evidence:
     """What can be seen of a job whose record is not final.
 
     :param queued: whether the record says that the job has not had its turn yet.
-    :param keeper: whether somebody holds the keeper's lock.
+    :param keeper: whether somebody holds the keeper's lock, or that of the standby, which gives the job its next one.
     :param runner: whether somebody holds the runner's lock.
     :param exited: whether a valid exit record exists.
     :param same_boot: whether the machine has not been rebooted since the launch.
@@ -210,7 +227,7 @@ def verdict(evidence: Evidence) -> tuple[str, str | None]:
     decides": the state is then what :func:`outcome` makes of it.
     """
     if evidence.keeper:
-        # With an exit record too: its keeper is about to write the final record.
+        # With an exit record too: a keeper is about to write the final record, or to try again.
         return (QUEUED if evidence.queued else RUNNING), None
     if evidence.left and evidence.same_boot and not evidence.queued:
         return RUNNING, UNSUPERVISED  # whoever ended it was killed before all of it was gone
@@ -251,7 +268,8 @@ def decide(latest: Record | None, spec: Record, *, on_conflict: str, rerun: str)
 def differing(record: Record, spec: Record) -> list[str]:
     """Return the parameters in which a job differs from what is asked for now."""
     old = record.get(PRIVATE, {}).get("spec") or {}
-    return [name for name in spec if old.get(name) != spec[name]]
+    gone = [name for name in GIVEN_SPEC if name in old and name not in spec]
+    return [name for name in spec if old.get(name) != spec[name]] + gone
 
 
 def conflict_message(record: Record, spec: Record) -> str:
@@ -260,7 +278,7 @@ def conflict_message(record: Record, spec: Record) -> str:
     old = record.get(PRIVATE, {}).get("spec") or {}
     limits = set(names) <= {"timeout", "grace"}
     shown = ", ".join(
-        "%s (%s, now %s)" % (name, old.get(name), spec[name]) if name in SHOWN_SPEC else name
+        "%s (%s, now %s)" % (name, old.get(name), spec.get(name)) if name in _TOLD_SPEC else name
         for name in names
     )
     text = "job %s (%s) is %s with another specification: %s. " % (
@@ -281,15 +299,19 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
     """Return the record of a job that has been accepted and waits for its turn.
 
     :param request: what the user asked for, as the launcher got it.
-    :param place: where the job lies and who keeps it: user, boot id, clocks, paths.
+    :param place: where the job lies and who keeps it: user, boot id, clocks, paths, and if it is to start later when
+        that is ``due`` (CLOCK_BOOTTIME), and how long it ``wait``s.
     """
     hidden = request["no_log"]
     module = {"module": request["module"]} if request.get("module") else {}
     keyword = {"keyword": request["keyword"]} if request.get("keyword") else {}
+    policy, due = request.get("retry"), place.get("due")
     return {
         **module,
         "ansible_job_id": jid,
         "name": request["name"],
+        "attempt": 1,
+        "max_attempts": 1 + (policy["retries"] if policy else 0),
         "state": QUEUED,
         "started": False,
         "finished": False,
@@ -297,14 +319,16 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
         "failed": False,  # without it ansible-core takes any rc but 0, also null, for a failure
         "rc": None,
         "signal": None,
-        "reason": None,
+        "reason": None if due is None else DELAYED,
         "cmd": HIDDEN if hidden else request["cmd"],
         "submitted": timestamp(place["epoch"]),
+        "start_at": None if due is None else timestamp(place["epoch"] + place["wait"]),
         "start": None,
         "end": None,
         "delta": None,
         "elapsed": None,
         "timeout": request["timeout"],
+        "timeout_total": request.get("timeout_total"),
         "deadline": None,
         "stdout": "",
         "stderr": "",
@@ -317,9 +341,14 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
         "containment": place["containment"],
         "user": place["user"],
         "progress": None,
+        "attempts": [],
         PRIVATE: {
             **keyword,
+            **({"notify": len(request["notify"])} if request.get("notify") else {}),
+            "retry": policy,
+            "due": due,
             "version": VERSION,
+            CHECKSUM: 0,
             "no_log": hidden,
             "boot_id": place["boot_id"],
             "machine": place.get("machine") or {"id": "", "name": ""},
@@ -343,22 +372,94 @@ def new_record(jid: str, request: Record, place: Record) -> Record:
     }
 
 
+def unstarted(record: Record) -> Record:
+    """Return the record of a job of which an attempt could not be started."""
+    nothing = dict.fromkeys(("start", "end", "delta", "elapsed", "deadline"))
+    return dict(record, **nothing, attempt=1 + len(record["attempts"]))
+
+
 def begin(record: Record, start: Record) -> Record:
-    """Return the record of a job whose command is about to run.
+    """Return the record of a job of which an attempt is about to run.
 
     :param start: its moment on both clocks (``epoch``, ``monotonic``), the processes (``runner``, ``command``), and the
         jobs of the same batch that were still live (``ahead``).
     """
-    timeout, epoch = record["timeout"], start["epoch"]
+    epoch, private = start["epoch"], record[PRIVATE]
+    first = private.get("first", start["monotonic"])
+    left = [record["timeout"]] if record["timeout"] else []
+    if record.get("timeout_total"):
+        left.append(max(0.0, first + record["timeout_total"] - start["monotonic"]))
     return dict(
         record,
+        attempt=1 + len(record.get("attempts", ())),
         state=RUNNING,
+        reason=None,
         started=True,
+        start_at=None,
         start=timestamp(epoch),
+        end=None,
+        delta=None,
         elapsed=0.0,
-        deadline=timestamp(epoch + timeout) if timeout else None,
-        **{PRIVATE: dict(record[PRIVATE], **start)},
+        deadline=timestamp(epoch + min(left)) if left else None,
+        **{PRIVATE: dict(private, first=first, **start)},
     )
+
+
+def pause(record: Record, attempts: list[Record], due: float, wait: float) -> Record:
+    """Return the record of a job between two attempts; of one whose first attempt was never exec'ed, as if not begun.
+
+    :param attempts: those that are over, see :func:`attempt_of`. All of them were tried ``again``.
+    :param due: when the next one is (CLOCK_BOOTTIME), which is in ``wait`` seconds.
+    """
+    return dict(
+        record,
+        attempt=max(1, len(attempts)),
+        attempts=_with_room(attempts),
+        state=QUEUED,
+        reason=RETRY if attempts else None,
+        started=bool(attempts),
+        start_at=timestamp(time.time() + wait) if attempts else None,
+        start=attempts[-1]["start"] if attempts else None,
+        elapsed=None,
+        deadline=None,
+        progress=None,
+        **{PRIVATE: dict(record[PRIVATE], due=due, again=len(attempts))},
+    )
+
+
+def _with_room(attempts: list[Record]) -> list[Record]:
+    """Return attempts with their tails, as many as there is room for: those of the oldest go first."""
+    found, room = [], TAILS_BYTES
+    for one in reversed(attempts):
+        room -= len(one["stdout"]) + len(one["stderr"])
+        found.append(one if room >= 0 else dict(one, stdout="", stderr=""))
+    return found[::-1]
+
+
+def attempt_of(job: Record) -> Record:
+    """Return what is kept of an attempt, given the dictionary of the job as if it were over with it."""
+    keys = ("attempt", "state", "rc", "signal", "reason", "start", "end", "elapsed")
+    found = {key: job.get(key) for key in keys}
+    for name in STREAMS:
+        text = str(job.get(name) or "")
+        data = text.encode("utf-8", "replace")
+        if len(data) > TAIL_BYTES:
+            end = data[-TAIL_BYTES:].decode("utf-8", "ignore")
+            text = end.partition("\n")[2] or end
+        found[name] = text
+    return found
+
+
+def tried_again(record: Record) -> int:
+    """Return how many attempts of a job have failed and were, or are to be, tried again."""
+    return int(record.get(PRIVATE, {}).get("again", 0))
+
+
+def with_attempt(final: Record) -> Record:
+    """Return a job's final record with its last attempt among those that are over, if it may have had more than one."""
+    if (final.get("max_attempts") or 1) < 2:
+        return final
+    return dict(final, attempts=[*final["attempts"], attempt_of(final)])
 
 
 def requester(by: object) -> Record | None:
@@ -419,6 +520,21 @@ def progress_text(progress: object) -> str:
     return ", ".join(part for part in shown if part)
 
 
+def attempt_text(job: Record) -> str:
+    """Write for people which attempt of a job it is about, and when that is, as far as the job dictionary tells.
+
+    ``attempt 2 of 4 in 40 s``, ``in 40 s``, ``attempt 2 of 4``; nothing for a job that runs once and at once.
+    """
+    state, most = job.get("state"), job.get("max_attempts")
+    shown = []
+    if isinstance(most, int) and most > 1 and isinstance(job.get("attempt"), int):
+        number = job["attempt"] + (state == QUEUED and job.get("reason") == RETRY)
+        shown.append("attempt %d of %d" % (number, most))
+    if state == QUEUED and isinstance(job.get("starts_in"), (int, float)):
+        shown.append("in %d s" % round(job["starts_in"]))
+    return " ".join(shown)
+
+
 def not_started(why: str) -> Record:
     """Return the ending of a queued job whose command could not be started."""
     return {"state": FAILED, "reason": NOT_STARTED, "survivors": [], "why": why}
@@ -472,6 +588,8 @@ def finish(
             final.update(rc=-ending["signal"], signal=signal_name(ending["signal"]))
     final.update(state=state, reason=reason, failed=state != SUCCEEDED)
     final["msg"] = message(final)
+    if state == STOPPED and record["state"] == QUEUED and record.get("attempts"):
+        final["msg"] += " before attempt %d of %d" % (1 + record["attempt"], record["max_attempts"])
     if ending is not None and "why" in ending:
         final["msg"] += ": " + printable(ending["why"])
     if ending is not None and ending.get("unseen"):
@@ -526,6 +644,8 @@ def message(job: Record) -> str:
         + (" of %s" % describe_requester(job["stopped_by"]) if job.get("stopped_by") else ""),
         LOST: "%s is lost (%s): it is gone and its exit status is unknown" % (who, job["reason"]),
     }[state]
+    if state in (FAILED, TIMED_OUT) and (job.get("max_attempts") or 1) > 1:
+        why += " (attempt %s of %s)" % (job["attempt"], job["max_attempts"])
     if job.get("survivors"):
         why += "; still alive: " + ", ".join(
             "%s (pid %s)" % (one["name"], one["pid"]) for one in job["survivors"]
@@ -547,6 +667,8 @@ def _limit(job: Record) -> str:
         silence = "" if allowed is None else " for %s s" % allowed
         return "it was ended because it gave no sign of life (WATCHDOG=1)" + silence
     text = "it was ended after its limit"
+    if job["reason"] == TOTAL:
+        return text + " of %s s for all attempts (timeout_total)" % job["timeout_total"]
     if job["timeout"] is not None:
         text += " of %s s" % job["timeout"]
     if private.get("extended") is not None:
@@ -581,12 +703,13 @@ def unknown(jid: str | None) -> Record:
     """Return the job dictionary of which nothing is known but the id."""
     keys = (
         "name state rc signal reason cmd submitted start end delta elapsed timeout deadline stdout_bytes stderr_bytes "
-        "stdout_file stderr_file results_file containment user progress"
+        "stdout_file stderr_file results_file containment user progress attempt max_attempts start_at timeout_total"
     )
     found: Record = dict.fromkeys(keys.split())
     found.update(
         ansible_job_id=jid, started=False, finished=True, stdout="", stderr="", truncated=False
     )
+    found["attempts"] = []
     return found
 
 
@@ -599,12 +722,28 @@ def present(record: Record, show: str = "full") -> Record:
     shown.setdefault("failed", False)
     shown.setdefault("output_error", None)
     shown.setdefault("stopped_by", None)
+    shown.setdefault("notifications", None)
     shown["erased"] = None
+    _show_attempts(shown, show)
     for name in STREAMS:
         text = str(shown.get(name) or "")
         shown[name] = {"full": text, "tail": tail_text(text), "none": ""}[show]
         shown[name + "_lines"] = shown[name].splitlines()
     return shown
+
+
+def _show_attempts(shown: Record, show: str) -> None:
+    """Let a job dictionary tell of its attempts, also one of an earlier release, which knew only one."""
+    for key, value in (("attempt", 1), ("max_attempts", 1), ("start_at", None)):
+        shown.setdefault(key, value)
+    shown.setdefault("timeout_total", None)
+    attempts = list(shown.get("attempts") or [])
+    is_only = shown["max_attempts"] == 1 and shown["finished"] and shown["started"]
+    if is_only and not attempts:  # what is known of it is kept only once
+        attempts = [attempt_of(shown)]
+    if show == "none":
+        attempts = [dict(one, stdout="", stderr="") for one in attempts]
+    shown["attempts"] = attempts
 
 
 def shorten(shown: Record, limit: int) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 
-from . import cgroup, host, notify_socket, processes, removing, runner, schema, unit
+from . import cgroup, host, kernel, notify_socket, processes, removing, runner, schema, unit
 from .errors import JobError
 from .job import Job
 from .names import forget_latest, set_latest
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .schema import Record
 
 _SIZE_DIGITS = 12  # how many bytes a registration has, in front of it
+
+
+class NothingRanError(JobError):
+    """A process of ours was killed before the command could be exec'ed, so it may be started again."""
 
 
 class Starter:
@@ -51,18 +55,25 @@ class Starter:
         """Return the descriptors that :meth:`open` opened."""
         return [] if self._pipes is None else self._pipes.opened
 
-    def accept(self) -> bytes:
+    def close(self) -> None:
+        """Let go of an attempt that has ended, or was not to be."""
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+
+    def accept(self, due: float | None) -> bytes:
         """Write the first record, durably, and return it, JSON: the job exists, and is queued.
 
+        :param due: when it is to start, if that is later (CLOCK_BOOTTIME).
         :raises JobError: it could not be written.
         """
 
         def write_down() -> bytes:
-            record = self._new_record(os.getppid())
+            record = self._new_record(os.getppid(), due)
             self._publish(record)
             return json.dumps(record).encode()
 
-        return self._by_hand(write_down)
+        return self.by_hand(write_down)
 
     def start(
         self,
@@ -76,7 +87,7 @@ class Starter:
         its runner; when that was (monotonic clock); and the descriptor by which the runner tells how it ended.
 
         :param accepted: what :meth:`accept` returned; empty for a job that has not been queued.
-        :param inheritance: what the command must find unchanged.
+        :param defaults: what the command must find unchanged.
         :param ahead: the jobs of the batch that may be live.
         :param borrowed: descriptors which the runner must not hold open.
         :param adopt: see ``runner.run``.
@@ -132,7 +143,7 @@ class Starter:
         except JobError:  # the runner was killed: the gate is open, and the command our child now
             return
         if refusal:
-            raise _refused(json.loads(refusal))
+            raise refused(json.loads(refusal))
 
     def recall(self) -> None:
         """End a runner whose command has not been exec'ed. One that waits at the gate ends, and its runner with it."""
@@ -152,9 +163,13 @@ class Starter:
             except OSError:
                 pass  # a full disk: a name that means a job which is not there means the one before it
         cgroup.remove(unit.groups(self._request))
+        if self._request.get("notify"):
+            from . import outbox
+
+            outbox.drop(self._job)
         removing.remove(self._job)
 
-    def _new_record(self, keeper: int) -> Record:
+    def _new_record(self, keeper: int, due: float | None = None) -> Record:
         paths = {
             "epoch": time.time(),
             "monotonic": time.monotonic(),
@@ -165,6 +180,8 @@ class Starter:
             "containment": schema.SYSTEMD if self._request.get("unit") else schema.PROCESS,
             "unit": self._request.get("unit"),
             "keeper": keeper,
+            "due": due,
+            "wait": 0.0 if due is None else due - kernel.boottime(),
             "reports": notify_socket.address(self._job, 0) is not None,
             "results_file": self._job.results_file,
             "stdout_file": self._job.path("stdout"),
@@ -173,6 +190,10 @@ class Starter:
         return schema.new_record(self._job.jid, self._request, paths)
 
     def _publish(self, record: Record) -> None:
+        if self._request.get("notify"):
+            from . import outbox
+
+            outbox.create(self._job, self._request, record)
         self._job.publish(record)
         if self._request["name"] is not None:
             set_latest(self._job.store, self._request["name"], self._job.jid)
@@ -197,7 +218,7 @@ class Starter:
             os.close(fd)
         self._runner, self._gate = pid, pipes.gate_in
 
-    def _by_hand(self, work: Callable[[], bytes]) -> bytes:
+    def by_hand(self, work: Callable[[], bytes]) -> bytes:
         """Let a short-lived child do some work, for the sake of memory, and return what that returned.
 
         :raises JobError: it could not be done.
@@ -209,7 +230,9 @@ class Starter:
             raise self._job.store.failure(error) from None
         if pid == 0:
             try:
-                os.close(self._lock)
+                # Where there is a standby, the next keeper must not come before all has been written.
+                if not self._request.get("standby"):
+                    os.close(self._lock)
                 answer = self._worked(work)
                 with open(answer_in, "wb") as sink:
                     sink.write(answer)
@@ -246,7 +269,7 @@ def _worked_out(answer: bytes) -> bytes:
         return answer[1:]
     if answer:
         raise JobError(**json.loads(answer[1:]))
-    raise JobError(
+    raise NothingRanError(
         "cannot launch the job: the process that was to write its record ended without an answer"
     )
 
@@ -275,13 +298,14 @@ def _registered(report: int) -> bytes:
 def _read(report: int, size: int) -> bytes:
     data = os.read(report, size)
     if not data:
-        raise JobError(
+        raise NothingRanError(
             "cannot start the command: its runner died before it told whether the command was started"
         )
     return data
 
 
-def _refused(error: Record) -> JobError:
+def refused(error: Record) -> JobError:
+    """Return what to tell of a command that could not be exec'ed, see ``runner``."""
     user = host.user_name(os.geteuid())
     told = (user, error["parameter"], error["subject"], error["strerror"])
     text = "cannot launch the job as user %s: %s %s: %s" % told

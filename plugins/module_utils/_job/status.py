@@ -39,7 +39,16 @@ def look(job: Job, *, show: str = "full", settle: bool = True, reveal: bool = Fa
     record = judged(job, show=show, settle=settle)
     if reveal and record.get(schema.PRIVATE, {}).get("no_log"):
         record = dict(record, **_revealed(job, record, schema.EMBED_LIMIT if show != "none" else 0))
-    return schema.present(record, show)
+    return schema.present(notified(job, record), show)
+
+
+def notified(job: Job, record: Record) -> Record:
+    """Return a record with what has become of the job's notifications, if it has any."""
+    if not record.get(schema.PRIVATE, {}).get("notify"):
+        return record
+    from . import outbox
+
+    return dict(record, notifications=outbox.summary(job, record))
 
 
 def judged(job: Job, *, show: str = "none", settle: bool = True) -> Record:
@@ -106,7 +115,7 @@ def wait(
 
 def hangup(job: Job) -> int | None:
     """Return a descriptor that hangs up (POLLHUP) when something happens to a job; None if nothing tells of that."""
-    for role in ("turn", "keeper", "runner"):
+    for role in ("turn", "keeper", "runner", "standby"):
         try:
             fd = job.watch(role)
         except (
@@ -129,6 +138,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         final = job.pending_record()
         if final is not None:
             return _reconcile(job, final) if settle else final
+        keeper = job.is_held("standby")
     private = record[schema.PRIVATE]
     same_boot = private["boot_id"] == host.boot_id()
     exited = ending = None
@@ -141,7 +151,7 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         not evidence.keeper
     ):  # else nothing more counts, and who waits for a thousand jobs looks often
         host.require_proc()
-        exited, ending = job.slot("exit"), job.slot("ending")
+        exited, ending = job.exit(), job.slot("ending")
         evidence.exited = exited is not None
         evidence.runner = job.is_held("runner")
         evidence.command = same_boot and _has_command(job, private)
@@ -155,7 +165,8 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
             _require_sight(job, private)
     state, reason = schema.verdict(evidence)
     if state == schema.QUEUED:
-        return record
+        is_pausing = record.get("attempts") and show != "none"
+        return dict(record, **streams(job, record, schema.EMBED_LIMIT)) if is_pausing else record
     if state == schema.RUNNING:
         # The clock of another boot, of another machine that shares this folder, says nothing here.
         past = (
@@ -169,6 +180,10 @@ def _judge(job: Job, record: Record, show: str, settle: bool) -> Record:
         )
     if state == schema.LOST and not same_boot:
         _require_here(job, private)
+    if (
+        evidence.queued
+    ):  # what is in the slots is the end of an attempt that is over, and in the record
+        exited = ending = None
     final = dict(reported(job, record), **streams(job, record, schema.EMBED_LIMIT))
     final = finish(job, final, state=state, reason=reason, exited=exited, ending=ending)
     return _reconcile(job, final) if settle else final
@@ -185,11 +200,12 @@ def finish(
 ) -> Record:
     """Return the final form of a record, see ``schema.finish``; of a module's, with its result."""
     final = schema.finish(record, state=state, reason=reason, exited=exited, ending=ending)
-    if "module" not in final:
-        return final
-    from . import modules
+    if "module" in final:
+        from . import modules
 
-    return modules.merge(job, final, exited)
+        final = modules.merge(job, final, exited)
+    is_attempt = record["state"] == schema.RUNNING or final["reason"] == schema.NOT_STARTED
+    return schema.with_attempt(final) if is_attempt else final
 
 
 def _written(job: Job, record: Record) -> Record:
@@ -301,10 +317,10 @@ def _reconcile(job: Job, final: Record) -> Record:
 
 def _damaged(job: Job, why: str) -> Record:
     """Return the dictionary of a job whose record cannot be read and has no copy: what locks and slots tell."""
-    exited = job.slot("exit")
+    exited = job.exit()
     evidence = schema.Evidence(
         queued=False,  # nobody knows either
-        keeper=job.is_held("keeper"),
+        keeper=job.is_held("keeper") or job.is_held("standby"),
         runner=job.is_held("runner"),
         exited=exited is not None,
         same_boot=True,  # nobody knows; no evidence of life outlives a boot

@@ -31,6 +31,7 @@ def parse(line: bytes) -> Record:
             "signal": int(signal.Signals(request["signal"])),
             "grace": float(request["grace"]),
             "reason": str(request["reason"]),
+            "only_unstarted": bool(request.get("only_unstarted")),
             "by": schema.requester(request.get("by")),
         }
     except (AttributeError, KeyError, TypeError) as error:
@@ -45,13 +46,23 @@ class Stop:
     :param grace: seconds until SIGKILL.
     :param reason: for the record: who asked, or what for.
     :param by: who asked, see ``schema.requester``.
+    :param only_unstarted: leave the job alone if its command has started, even at this moment: its keeper decides.
     """
 
     def __init__(
-        self, job: Job, *, number: int, grace: float, reason: str, by: Record | None = None
+        self,
+        job: Job,
+        *,
+        number: int,
+        grace: float,
+        reason: str,
+        by: Record | None = None,
+        only_unstarted: bool = False,
     ) -> None:
         self.job = job
         self._how: Record = {"signal": number, "grace": grace, "reason": reason, "by": by}
+        if only_unstarted:
+            self._how["only_unstarted"] = True
         self.until = time.monotonic() + grace + processes.KILL_PATIENCE + VERDICT
 
     def request(self) -> None:
@@ -61,7 +72,7 @@ class Stop:
         reason, takes the shorter grace.
         """
         try:
-            if self.job.is_held("keeper") or self.job.is_held("runner"):
+            if any(self.job.is_held(role) for role in ("keeper", "runner", "standby")):
                 self._ask()
             else:
                 self._end_orphans(self.job.lock("keeper"))
@@ -97,7 +108,7 @@ class Stop:
         try:
             host.require_proc()
             record = self.job.read_record()
-            if record["finished"]:
+            if record["finished"] or (self._how.get("only_unstarted") and record["started"]):
                 return
             ending: Record = {**self._how, "state": schema.STOPPED, "survivors": []}
             self._note(ending)
@@ -109,7 +120,7 @@ class Stop:
             self._note(ending)  # for the next look, if the disk refuses the final record
             final = status.reported(self.job, record)
             final.update(status.streams(self.job, record, schema.EMBED_LIMIT))
-            exited = self.job.slot("exit")
+            exited = self.job.exit()
             self.job.conclude(
                 status.finish(
                     self.job, final, state=schema.LOST, reason=None, exited=exited, ending=ending

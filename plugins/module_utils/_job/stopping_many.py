@@ -31,24 +31,34 @@ class Stopping:
     :param number: the signal that asks the jobs to end; None for each job's own.
     :param grace: seconds until SIGKILL; None for each job's own.
     :param by: who asks, see ``schema.requester``.
+    :param only_unstarted: stop only jobs that have not started, see ``stopping.Stop``.
     """
 
     def __init__(
-        self, waiter: Waiter, *, number: int | None, grace: float | None, by: Record
+        self,
+        waiter: Waiter,
+        *,
+        number: int | None,
+        grace: float | None,
+        by: Record,
+        only_unstarted: bool = False,
     ) -> None:
         self._waiter = waiter
         self._number = number
         self._grace = grace
         self._by = by
+        self._only_unstarted = only_unstarted
         self._reason = "requested by %s" % (by["user"] or "somebody")
         if by["via"] == "ansible":
             self._reason += " through ansible"
         self.refusals: dict[int, JobError] = {}  # by place, why a job has not been stopped
         self._stops: dict[int, stopping.Stop] = {}
         self._foreign: dict[int, Job] = {}
-        for index, job in waiter.chosen(is_live).items():
+        for index, job in waiter.chosen(lambda found: is_meant(found, only_unstarted)).items():
             self._add(index, job)
-        self._left = waiter.chosen(lambda found: bool(found["finished"] and found.get("survivors")))
+        self._left: dict[int, Job] = {}
+        if not only_unstarted:
+            self._left = waiter.chosen(lambda one: bool(one["finished"] and one.get("survivors")))
 
     def _add(self, index: int, job: Job) -> None:
         try:
@@ -65,7 +75,12 @@ class Stopping:
         number = self._number or private.get("stop_signal") or DEFAULT_SIGNAL
         grace = private.get("grace", DEFAULT_GRACE) if self._grace is None else self._grace
         self._stops[index] = stopping.Stop(
-            job, number=number, grace=grace, reason=self._reason, by=self._by
+            job,
+            number=number,
+            grace=grace,
+            reason=self._reason,
+            by=self._by,
+            only_unstarted=self._only_unstarted,
         )
 
     def run(self) -> None:
@@ -95,12 +110,13 @@ class Stopping:
                 self.refusals[index] = JobError(text)
 
     def _live(self) -> list[int]:
-        """Return the places of the jobs of ours that have not finished.
+        """Return the places of the jobs of ours that are still to be stopped.
 
         Queued ones come first, the last of them foremost: no end shall give its turn to a job that is to be stopped.
         """
         found = self._waiter.found
-        places = [index for index in self._stops if not found[index]["finished"]]
+        unstarted = self._only_unstarted
+        places = [index for index in self._stops if is_meant(found[index], unstarted)]
         return sorted(places, key=lambda index: (found[index]["state"] != schema.QUEUED, -index))
 
     def _press(self) -> None:
@@ -155,6 +171,6 @@ class Stopping:
                 self.refusals[index] = JobError(text % (self._left[index].jid, names))
 
 
-def is_live(found: Record) -> bool:
+def is_meant(found: Record, only_unstarted: bool) -> bool:
     """Tell whether there is something to be stopped."""
-    return not found["finished"]
+    return not found["finished"] and not (only_unstarted and found["started"])

@@ -13,7 +13,9 @@
         jobs/<jid>/
             keeper, runner            FIFOs: whoever has the name of one holds its lock for as long as it lives
             turn                      the same, of a job that is queued: its keeper holds it until the job has started
+            standby                   the same, of a job that starts later or may be tried again
             stdout, stderr            what the command writes
+            stdout.1, stderr.1, ...   what earlier attempts have written
             notify                    socket to which the command may report, see reports
             progress                  slot: what it has reported; there from the first report to the end
             exit                      slot: the wait status, written by the runner the moment the command ends
@@ -21,6 +23,7 @@
             record                    room for the final record; becomes <async dir>/<jid> by rename. Until
                                       then it holds a copy of the first one, in case that is damaged
         gone/<jid>/                   the folder of a job that is being removed
+        outbox/                       notifications of jobs that are not delivered yet, see outbox
         pruned                        its time says when a launch is to look again for jobs that may go
 """
 
@@ -46,6 +49,11 @@ PRIVATE_DIR = ".durable"
 KEY_BYTES = 32
 PRUNED = "pruned"  # its time says when a launch is to look again for jobs that may go
 LONGEST_PAUSE = 3600.0  # seconds between two such looks
+
+
+def has_outbox(store: Store) -> bool:
+    """Tell whether a job of an async dir has ever had notifications."""
+    return os.path.lexists(store.private_path("outbox"))
 
 
 class Store:

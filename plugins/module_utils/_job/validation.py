@@ -25,7 +25,11 @@ _LATEST = 253402300799.0  # the last second of the year 9999, and more seconds t
 
 
 def _integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _pid(value: object) -> bool:
+    return _integer(value) and 0 <= value < 2**31  # type: ignore[operator]  # pid_t
 
 
 def is_exit_code(value: object) -> bool:
@@ -39,6 +43,10 @@ def _number(value: object) -> bool:
 
 def _amount(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= schema.LARGEST
+
+
+def _counter(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 2**20
 
 
 def _text(value: object) -> bool:
@@ -85,15 +93,14 @@ def _finished_state(value: object) -> bool:
 
 def _survivors(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(one, dict) and _integer(one.get("pid")) and _text(one.get("name"))
-        for one in value
+        isinstance(one, dict) and _pid(one.get("pid")) and _text(one.get("name")) for one in value
     )
 
 
 def _process(value: object) -> bool:
     return (
         isinstance(value, dict)
-        and _integer(value.get("pid"))
+        and _pid(value.get("pid"))
         and value["pid"] > 0
         and _integer(value.get("started"))
     )
@@ -124,6 +131,29 @@ def _unit(value: object) -> bool:
 
 def _or_null(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or is_right(value)
+
+
+_ATTEMPT_RULES: Rules = {
+    "attempt": _counter,
+    "state": _finished_state,
+    "rc": _or_null(_integer),
+    "signal": _or_null(_text),
+    "reason": _or_null(_text),
+    "start": _or_null(_text),
+    "end": _or_null(_text),
+    "elapsed": _or_null(_number),
+    "stdout": _text,
+    "stderr": _text,
+}
+
+
+def _attempts(value: object) -> bool:
+    return isinstance(value, list) and not any(_flaw(one, _ATTEMPT_RULES) for one in value)
+
+
+def _policy(value: object) -> bool:
+    numbers = dict.fromkeys(("delay", "backoff", "delay_max", "jitter"), _number)
+    return not _flaw(value, {"retries": _counter, "on": lambda on: isinstance(on, list), **numbers})
 
 
 # What readers and keepers rely on; whatever else lies in a record is passed on.
@@ -158,6 +188,14 @@ _RECORD_RULES: Rules = {
     "progress": _or_null(_progress),
     "submitted": _text,
 }
+# Those of earlier releases have none of these.
+_NEW_RULES: Rules = {
+    "attempt": _counter,
+    "max_attempts": _counter,
+    "attempts": _attempts,
+    "start_at": _or_null(_text),
+    "timeout_total": _or_null(_number),
+}
 # Of a job that is a module of Ansible; a command's has none of it.
 _MODULE_RULES: Rules = {"module": _text}
 _PRIVATE_RULES: Rules = {
@@ -178,8 +216,14 @@ _PRIVATE_RULES: Rules = {
 _OPTIONAL_RULES: Rules = {
     "max_timeout": _or_null(_number),
     "watchdog": _or_null(_number),
+    "retry": _or_null(_policy),
+    "due": _or_null(_number),
+    "first": _number,
+    "checksum": _integer,
     "reports": _flag,
     "pid_namespace": _integer,
+    "notify": _integer,  # how many sinks, see outbox
+    "again": _amount,  # how many attempts were tried again
     "extended": _number,
     "unit": _or_null(_unit),
     # The record holds a module's result.
@@ -189,8 +233,8 @@ _OPTIONAL_RULES: Rules = {
 }
 # A job that has never started has no processes.
 _PROCESS_RULES: Rules = {
-    "keeper": _integer,
-    "runner": _integer,
+    "keeper": _pid,
+    "runner": _pid,
     "command": _process,
     "ahead": lambda value: (
         isinstance(value, list) and all(_text(jid) and schema.valid_jid(jid) for jid in value)
@@ -216,6 +260,7 @@ _SLOT_RULES: dict[str, Rules] = {
 # The same in the result of any module, which may say anything: only what every reader can use.
 _FOREIGN_RULES: Rules = {
     **_RECORD_RULES,
+    **_NEW_RULES,
     "rc": is_exit_code,
     "stdout_bytes": _amount,
     "stderr_bytes": _amount,
@@ -261,9 +306,10 @@ def record_flaw(jid: str, record: object) -> str | None:
         )
     processes = _PROCESS_RULES if record.get("started") else {}
     module = _MODULE_RULES if "module" in record else {}
+    new = _NEW_RULES if "retry" in private else {}
     optional = {key: is_right for key, is_right in _OPTIONAL_RULES.items() if key in private}
     return (
-        _flaw(record, dict(_RECORD_RULES, **module))
+        _flaw(record, dict(_RECORD_RULES, **module, **new))
         or _flaw(private, dict(_PRIVATE_RULES, **processes, **optional))
         or next(_contradictions(jid, record), None)
     )
@@ -294,7 +340,7 @@ def _contradictions(jid: str, record: Record) -> Iterator[str]:
     if state == schema.LOST and (rc is not None or not record["reason"]):
         yield "it says lost, but has an rc or no reason"
     # What has never been started may also have failed, been stopped or been lost while it waited for its turn.
-    if record["started"] and state == schema.QUEUED:
+    if record["started"] and state == schema.QUEUED and not record.get("attempts"):
         yield "it says both queued and started"
     if not record["started"] and (state in (schema.RUNNING, schema.SUCCEEDED) or rc is not None):
         yield "it says both %s and never started" % state

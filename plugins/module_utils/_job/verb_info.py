@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from . import host, trust
+from . import host, notifying
 from .call import why_absent
-from .listing import Listing
+from .listing import Listing, others
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from .schema import Record
 
 OUTPUT_TOTAL = 16 * 1024 * 1024  # bytes of output of all jobs in one result
+
+
+def _notifications(jobs: list[Record]) -> Record:
+    found = [job["notifications"] for job in jobs if job["notifications"]]
+    return {state: sum(one[state] for one in found) for state in notifying.COUNTED}
 
 
 def run(call: Call) -> Record:
@@ -33,13 +38,11 @@ def run(call: Call) -> Record:
     if listing.missing:
         text += "; " + why_absent(path, listing.missing[0], None)
     elif not total and not any(asked.values()):
-        others = ", ".join(trust.whose(path))
-        text += "; there are async dirs of %s: look as that user" % others if others else ""
-        own = [folder for name, folder in trust.elsewhere(path) if name == user]
-        text += "; there is an async dir of yours in %s" % ", ".join(own) if own else ""
+        text += others(path)
     return {
         "jobs": jobs,
         "counts": listing.counts,
+        "notifications": _notifications(jobs),
         "total": total,
         "missing": listing.missing,
         "async_dir": path,

@@ -35,7 +35,7 @@ def _answer(call: Call) -> Record:
     try:
         pruning = Pruning(call.open_store(create=False), settle=not call.check_mode)
         limits = {name: params[name] for name in LIMITS}
-        chosen = pruning.choose(states=params["states"], **limits)
+        chosen = pruning.choose(names=params["names"], states=params["states"], **limits)
         refused: dict[str, JobError] = {}
         removed = chosen
         if not call.check_mode:

@@ -23,18 +23,25 @@ def run(call: Call) -> Record:
     """Stop the jobs that the parameters mean and return the result."""
     params = call.params
     number = None if params["signal"] is None else schema.signal_number(params["signal"])
-    waiter = waiting.waiter(call)
-    live = list(waiter.chosen(stopping_many.is_live))
+    unstarted = params["only_unstarted"]
+    waiter = waiting.waiter(call, only=schema.LIVE_STATES)
+    live = list(waiter.chosen(lambda found: stopping_many.is_meant(found, unstarted)))
     failures: dict[int, str] = {}
     if waiter.store is not None and not call.check_mode:
         failures = _stop(call, waiter.store, waiter, number)
     jobs = waiter.shown("tail", OUTPUT_TOTAL)
+    if unstarted:  # what has started meanwhile was left alone, however it has ended since
+        live = [index for index in live if not jobs[index]["started"]]
+    # A job that matched and is gone by now had finished.
+    is_needed = params["missing"] == "fail" and params["jobs"] is not None
     for index, job in enumerate(jobs):
-        if job["state"] is None and not call.check_mode and params["missing"] == "fail":
+        if job["state"] is None and not call.check_mode and is_needed:
             failures[index] = job["msg"]
         if index in failures:
             job["msg"] = failures[index]
-    return _summary(jobs, live, failures, call.check_mode)
+    result = _summary(jobs, live, failures, call.check_mode)
+    why = waiting.nothing(call, waiter, "queued or running job")
+    return dict(result, msg="nothing to stop: %s" % why) if why else result
 
 
 def _stop(call: Call, store: Store, waiter: waiting.Waiter, number: int | None) -> dict[int, str]:
@@ -49,7 +56,13 @@ def _stop(call: Call, store: Store, waiter: waiting.Waiter, number: int | None) 
         except JobError:
             pass  # no room for a launcher, say: then we are their keeper ourselves, one after the other
     by = requester(call.request)
-    stopping = stopping_many.Stopping(waiter, number=number, grace=call.params["grace"], by=by)
+    stopping = stopping_many.Stopping(
+        waiter,
+        number=number,
+        grace=call.params["grace"],
+        by=by,
+        only_unstarted=call.params["only_unstarted"],
+    )
     stopping.run()
     return {index: error.msg for index, error in stopping.refusals.items()}
 

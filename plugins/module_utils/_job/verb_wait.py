@@ -45,6 +45,8 @@ def run(call: Call) -> Record:
         answer = {"done": False, "changed": False, "news": waiter.news(part["seen"])}
         return dict(answer, meant=waiter.meant()) if part["seen"] is None else answer
     result = _summary(waiter.shown(params["output"], OUTPUT_TOTAL))
+    why = waiting.nothing(call, waiter, "job")
+    result.update({"msg": "nothing to wait for: %s" % why} if why else {})
     result["changed"] = waiter.has_changed()
     result.update(done=True, news=waiter.news(part["seen"]))
     if call.check_mode:

@@ -24,7 +24,7 @@ from .references import Reference, references
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable
+    from typing import Any, Callable, Iterable, Sequence
 
     from .call import Call
     from .schema import Record
@@ -182,9 +182,11 @@ class Waiter:
             "finished",
             "elapsed",
             "timeout",
+            "attempt",
+            "max_attempts",
         ]
         return [
-            [number, news(job), {key: job[key] for key in keys}]
+            [number, news(job), dict({key: job[key] for key in keys}, starts_in=_starts_in(job))]
             for number, job in enumerate(self.found)
             if seen is None or number >= len(seen) or seen[number] != news(job)
         ]
@@ -233,7 +235,18 @@ class Waiter:
 
 def news(job: Record) -> list[Any]:
     """Return what somebody who waits for a job wants to be told when it changes."""
-    return [job["state"], job["reason"], schema.progress_text(job["progress"]) or None]
+    attempt = job["attempt"] if (job["max_attempts"] or 1) > 1 else None
+    found = [job["state"], job["reason"], *([attempt] if attempt else [])]
+    return [*found, schema.progress_text(job["progress"]) or None]
+
+
+def _starts_in(job: Record) -> int | None:
+    """Return in how many seconds a queued job starts, by the target's clock; None if nobody can say."""
+    try:
+        at = time.mktime(time.strptime(str(job["start_at"])[:19], "%Y-%m-%d %H:%M:%S"))
+    except (ValueError, OverflowError):
+        return None
+    return max(0, round(at - time.time()))
 
 
 def counts(jobs: list[Record]) -> dict[str, int]:
@@ -245,10 +258,13 @@ def counts(jobs: list[Record]) -> dict[str, int]:
 
 
 class _Marks:
-    """What shows that a job has reported progress: the file that its keeper then writes anew."""
+    """What shows that a job has reported progress, or that an attempt has ended or begun: a file is written anew."""
 
     def __init__(self, jobs: list[Job | None]) -> None:
-        self._paths = ["" if job is None else job.path(schema.PROGRESS) for job in jobs]
+        self._paths = [
+            ("", "") if job is None else (job.path(schema.PROGRESS), job.results_file)
+            for job in jobs
+        ]
         self._seen = [_mark(path) for path in self._paths]
         self._due = time.monotonic() + PROGRESS_INTERVAL
 
@@ -264,12 +280,15 @@ class _Marks:
         return moved
 
 
-def _mark(path: str) -> tuple[int, int]:
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except OSError:  # nothing has been reported
-        return 0, 0
-    return found.st_ino, found.st_mtime_ns
+def _mark(paths: tuple[str, str]) -> list[tuple[int, int]]:
+    marks = []
+    for path in paths:
+        try:
+            found = os.stat(path, follow_symlinks=False)
+            marks.append((found.st_ino, found.st_mtime_ns))
+        except OSError:  # nothing has been reported
+            marks.append((0, 0))
+    return marks
 
 
 class _Bells:
@@ -326,20 +345,50 @@ class _Bells:
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
 
 
-def waiter(call: Call) -> Waiter:
-    """Return who looks at the jobs that a call's parameter ``jobs`` means. It is closed with the call.
+def waiter(call: Call, *, only: Sequence[str] | None = None) -> Waiter:
+    """Return who looks at the jobs that a call's parameters mean: ``jobs``, or ``names`` and ``states``.
 
-    :raises JobError: the parameter means no jobs, or the async dir cannot be used.
+    It is closed with the call. Which jobs match is decided once, here.
+
+    :param only: the states of which jobs must be that are meant by ``names`` and ``states``; None for all.
+    :raises JobError: the parameters mean no jobs, or the async dir cannot be used.
     """
-    meant, path = references(call.params["jobs"]), call.async_dir
+    path = call.async_dir
+    store, meant = _meant(call, only)
     found = Waiter(
-        call.find_store(),
+        store,
         meant,
         lambda one: why_absent(path, one.jid, one.name, one.launched),
         settle=not call.check_mode,
     )
     call.at_end(found.close)
     return found
+
+
+def _meant(call: Call, only: Sequence[str] | None) -> tuple[Store | None, list[Reference]]:
+    if call.params["jobs"] is not None:
+        meant = references(call.params["jobs"])
+        return call.find_store(), meant
+    # Imported here: few waits need it.
+    from . import listing
+
+    if not listing.is_by_match(call):
+        raise JobError("one of the following is required: jobs, names, states")
+    store = call.find_store()
+    jobs = listing.matching(call, store, only=only, latest=only is None)
+    return store, [Reference(jid=job["ansible_job_id"]) for job in jobs]
+
+
+def nothing(call: Call, waiter: Waiter, what: str) -> str | None:
+    """Say why there is nothing to do: no job matches; None if jobs are given by themselves, or one matches.
+
+    :param what: what kind of job none matches.
+    """
+    if call.params["jobs"] is not None or waiter.found:
+        return None
+    from . import listing
+
+    return listing.no_match(call, waiter.store, what)
 
 
 def _find(store: Store | None, reference: Reference) -> Job | None:

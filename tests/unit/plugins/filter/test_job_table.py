@@ -9,6 +9,20 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.durable.jobs.plugins.filter.job_table import FilterModule, duration
 
 job_table = FilterModule().filters()["job_table"]
+# A job that pauses, of whose first attempt nobody has been told yet.
+SINKS = [
+    {"to": "http://a", "state": None, "reason": None, "tries": 0, "attempt": None},
+    {"to": "http://a", "state": "pending", "reason": "it answered 500", "tries": 1, "attempt": 1},
+]
+PAUSING = {
+    "state": "queued",
+    "reason": "retry",
+    "rc": None,
+    "attempt": 1,
+    "max_attempts": 4,
+    "start_at": "2026-11-21 23:00:02.118301",
+    "notifications": {"pending": 1, "delivered": 0, "given_up": 0, "sinks": SINKS},
+}
 
 
 def job(jid="j1.1", **known):
@@ -63,6 +77,10 @@ def test_one_table_has_the_jobs_of_all_hosts_aligned_and_what_needs_attention_fi
         ({"state": "lost", "rc": None, "reason": "rebooted"}, "rebooted"),
         ({"state": "running", "rc": None, "reason": "unsupervised"}, "unsupervised"),
         ({"state": "running", "elapsed": 100, "timeout": 90}, "limit in 0s"),
+        (
+            PAUSING,
+            "retry, attempt 2 of 4 at 2026-11-21 23:00:02, notifications: 1 pending (http://a: it answered 500)",
+        ),
     ],
 )
 def test_each_row_says_why(known, says):

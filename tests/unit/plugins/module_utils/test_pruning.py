@@ -89,6 +89,23 @@ def test_without_a_limit_all_that_has_finished_goes_and_nothing_else(launcher):
     assert again["msg"] == "nothing to remove"
 
 
+def test_names_say_which_jobs_are_looked_at(launcher):
+    for number, name in enumerate(["backup a", "backup b", "report", "backup b"]):
+        ended(launcher, launcher.shell("exit 0", name=name, spec={"cmd": str(number)}))
+    done(launcher, "true")
+    launcher("sleep", "61", name="backup c", spec={"cmd": "live"})
+    asked = {"names": ["backup*"], "keep_last": 1}
+    predicted = job_prune(launcher.store, check=True, **asked)
+    found = job_prune(launcher.store, **asked)
+    assert names(predicted) == names(found) == ["backup a", "backup b"]
+    assert (found["kept"], found["changed"]) == (4, True)
+    assert names(job_prune(launcher.store, names=["nobody*"])) == []
+    assert names(job_prune(launcher.store, names=[])) == []
+    assert names(job_prune(launcher.store, names=["*"], states=["failed"])) == []
+    assert names(job_prune(launcher.store, names=["*"])) == ["report", "backup b"]
+    assert job_prune(launcher.store, names=["nobody"])["kept"] == 2
+
+
 def test_age_counts_from_the_end(launcher):
     old, young = done(launcher, "true", "true")
     age(old, 2 * DAY)

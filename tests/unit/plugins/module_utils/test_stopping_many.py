@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -26,8 +27,10 @@ CONTROLLER = {"user": "ada", "host": "control.example"}
 def job_stop(where, *jobs, check=False, **arguments):
     """Run the module as ansible-core does, and return its result."""
     asked = {"jobs": list(jobs), "async_dir": where.path, "_ansible_version": "2.19.0"}
-    asked["_ansible_check_mode"] = check
-    return modules.run(modules.OURS + "job_stop", {**asked, **arguments})
+    asked.update({"_ansible_check_mode": check, **arguments})
+    if asked["jobs"] is None:
+        del asked["jobs"]
+    return modules.run(modules.OURS + "job_stop", asked)
 
 
 def ready(launcher, count, line=DEAF, **changes):
@@ -130,6 +133,52 @@ def test_what_cannot_be_found_is_named_and_the_others_are_stopped(launcher):
     ignored = job_stop(launcher.store, "j1.1", job.jid, missing="ignore")
     assert not ignored["failed"] and not ignored["changed"]
     assert ignored["counts"]["missing"] == 1
+
+
+def test_what_matches_is_stopped_and_what_is_launched_meanwhile_goes_on(launcher):
+    gate = launcher.store.path + "/end"
+    deaf = f"trap '' TERM; echo ready; until test -e {gate}; do sleep 0.05; done; exit 7"
+    first = launcher.ready(deaf, name="work a", spec={"cmd": "1"}, grace=600)
+    other = launcher("sleep", "61", name="other", spec={"cmd": "2"})
+    found = []
+    stop = threading.Thread(
+        target=lambda: found.append(job_stop(launcher.store, jobs=None, names=["work*"]))
+    )
+    stop.start()
+    until(lambda: first.slot("ending"), "the stop")
+    late = launcher("sleep", "62", name="work b", spec={"cmd": "3"})
+    with open(gate, "w", encoding="ascii"):
+        pass
+    stop.join()
+    assert (found[0]["stopped_jobs"], found[0]["failed"]) == (["work a"], False)
+    assert [job["ansible_job_id"] for job in found[0]["jobs"]] == [first.jid]
+    assert [len(launcher.processes(job)) for job in (first, other, late)] == [0, 1, 1]
+    predicted = job_stop(launcher.store, jobs=None, states=["running"], check=True)
+    assert predicted["stopped_jobs"] == ["other", "work b"]
+    assert [len(launcher.processes(job)) for job in (other, late)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"names": []}, {"states": []}, {"names": ["x*"]}, {"states": ["queued", "failed", "stopped"]}],
+)
+def test_what_does_not_match_is_not_touched(launcher, asked):
+    live, ended = launcher("sleep", "61", name="y", spec={"cmd": "1"}), launcher.shell("exit 3")
+    launcher.finished(ended)
+    found = job_stop(launcher.store, jobs=None, **asked)
+    assert (found["changed"], found["failed"], found["jobs"]) == (False, False, [])
+    assert found["msg"].startswith("nothing to stop: no queued or running job matches ")
+    assert f" in {launcher.store.path} as user " in found["msg"]
+    assert len(launcher.processes(live)) == 1
+
+
+@pytest.mark.parametrize("asked", [{}, {"names": None}])
+def test_an_empty_call_stops_nothing(launcher, asked):
+    live = launcher("sleep", "61", name="y", spec={"cmd": "1"})
+    found = modules.run(modules.OURS + "job_stop", {"async_dir": launcher.store.path, **asked})
+    assert found["failed"]
+    assert found["msg"] == "one of the following is required: jobs, names, states"
+    assert len(launcher.processes(live)) == 1
 
 
 def test_without_an_async_dir_there_is_no_job(tmp_path):

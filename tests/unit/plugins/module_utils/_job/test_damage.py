@@ -320,3 +320,33 @@ def test_a_copy_takes_the_place_of_a_damaged_record_until_the_job_has_ended(laun
         "out",
         None,
     )
+
+
+def test_sectors_of_a_final_record_among_those_of_the_copy_are_no_final_record():
+    # Where both records are the same for longer than a sector, their parts fit together in JSON.
+    running = dict(RUNNING, cmd="x" * 4096)
+    final = schema.finish(running, state="exited", reason=None, exited=EXITED, ending=None)
+    with a_job() as job:
+        job.publish(running)
+        with open(job.path("record"), "rb") as source:
+            copy = source.read()
+        job.conclude(final)
+        with open(job.results_file, "rb") as source:
+            whole = source.read()
+        for border in range(512, len(whole), 512):
+            for torn in (whole[:border] + copy[border:], copy[:border] + whole[border:]):
+                put(job.path("record"), torn)
+                assert job.pending_record() is None, border
+        put(job.path("record"), whole)
+        assert job.pending_record() == json.loads(whole)
+
+
+def test_the_end_of_an_attempt_is_not_that_of_a_job_that_pauses():
+    over = schema.attempt_of(FAILED)
+    with a_job() as job:
+        job.publish(schema.pause(RUNNING, [over], 10**9, 60.0))
+        job.fill("exit", EXITED)  # whoever was to empty it has been killed
+        job.fill("ending", ENDING)
+        found = status.look(job)
+    assert (found["state"], found["rc"], found["reason"]) == ("lost", None, "killed")
+    assert [(one["state"], one["rc"]) for one in found["attempts"]] == [("failed", 3)]

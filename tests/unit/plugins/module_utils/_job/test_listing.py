@@ -11,10 +11,14 @@ import tracemalloc
 
 import pytest
 
+from ansible_collections.durable.jobs.plugins.module_utils._job import (
+    listing as listings,
+)
 from ansible_collections.durable.jobs.plugins.module_utils._job import processes, removing, schema
+from ansible_collections.durable.jobs.plugins.module_utils._job.call import Call
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.listing import UNKNOWN, Listing
-from ansible_collections.durable.jobs.tests.unit.support import until
+from ansible_collections.durable.jobs.tests.unit.support import question, until
 
 MIB = 1024 * 1024
 
@@ -299,3 +303,48 @@ def test_jobs_that_are_removed_meanwhile_are_not_there(launcher):
     for job in rest:
         removing.remove(job)
     assert list(found) == [] and asked.missing == []
+
+
+def call(path, names=None, states=None, check_mode=False):
+    """Return a call that means jobs by what they are."""
+    params = {"jobs": None, "names": names, "states": states}
+    asked = question(None, "job_wait", params=params, check_mode=check_mode).request
+    return Call(dict(asked, async_dir=path), None)
+
+
+def matched(launcher, names=None, states=None, **how):
+    """Return the jids of the jobs that match."""
+    found = listings.matching(call(launcher.store.path, names, states), launcher.store, **how)
+    return [job["ansible_job_id"] for job in found]
+
+
+def test_jobs_match_by_what_they_are_in_the_order_of_their_launch(launcher):
+    old = launcher.shell("exit 1", name="backup users", spec={"cmd": "1"})
+    launcher.finished(old)
+    new = launcher.shell("sleep 60", name="backup users", spec={"cmd": "2"})
+    other = launcher.shell("exit 0", name="report", spec={"cmd": "3"})
+    nameless = launcher.shell("sleep 60")
+    launcher.finished(other)
+    ours = [old.jid, new.jid, other.jid, nameless.jid]
+    builtin = "j999999999999.1"
+    os.utime(write(launcher, builtin, {"started": 1, "finished": 0}), (1, 1))
+    assert matched(launcher, ["*"]) == ours[:3], "those without a name match no glob"
+    assert matched(launcher, states=list(schema.STATES)) == [builtin, *ours]
+    assert matched(launcher, ["back*", "no*"]) == [old.jid, new.jid]
+    assert matched(launcher, ["back*", "rep?rt"], latest=True) == [new.jid, other.jid]
+    assert matched(launcher, ["*"], ["failed"], latest=True) == [old.jid]
+    assert matched(launcher, states=["running"], latest=True) == [new.jid, nameless.jid]
+    assert matched(launcher, ["*"], only=schema.LIVE_STATES) == [new.jid]
+    assert matched(launcher, ["*"], ["failed"], only=schema.LIVE_STATES) == []
+    assert matched(launcher, []) == matched(launcher, states=[]) == matched(launcher, ["B*"]) == []
+
+
+def test_what_does_not_match_is_told_with_the_place_and_the_user(launcher, tmp_path):
+    launcher.shell("exit 0")
+    text = listings.no_match(call(launcher.store.path, ["a*", "b"], ["lost"]), launcher.store)
+    path = launcher.store.path
+    assert text.startswith(f"no job matches names [a*, b] and states [lost] in {path} as user ")
+    empty = call(str(tmp_path / "none"), states=["queued", "running"])
+    assert listings.matching(empty, None) == []
+    text = listings.no_match(empty, None, "queued job")
+    assert text.startswith(f"no queued job matches states [queued, running] in {tmp_path}/none as")

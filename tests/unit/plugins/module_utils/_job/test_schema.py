@@ -15,7 +15,10 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import schema
 from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 
 DESIGN = Path(_job.__file__).parents[3] / "docs" / "design" / "verdicts.md"
-KINDS = ("queued", "keeper", "exited", "same_boot", "runner", "command", "left", "damaged")
+KINDS = (
+    *("queued", "keeper", "exited", "same_boot", "runner", "command", "left"),
+    "damaged",
+)
 
 
 def all_evidence():
@@ -55,10 +58,9 @@ def test_verdict_never_lies(evidence):
     state, reason = schema.verdict(schema.Evidence(**evidence))
     started = not evidence["queued"]
     here = started and evidence["same_boot"]
-    alive = evidence["keeper"] or (
-        here and (evidence["runner"] or evidence["command"] or evidence["left"])
-    )
-    undecided = evidence["keeper"] or (here and evidence["left"]) or not evidence["exited"]
+    kept = evidence["keeper"]
+    alive = kept or (here and (evidence["runner"] or evidence["command"] or evidence["left"]))
+    undecided = kept or (here and evidence["left"]) or not evidence["exited"]
     assert (state in (schema.RUNNING, schema.QUEUED)) == (alive and undecided), (
         "live without anything alive, or the other way round"
     )

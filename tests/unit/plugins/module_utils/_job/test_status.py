@@ -18,6 +18,7 @@ from ansible_collections.durable.jobs.plugins.module_utils._job import (
     async_jobs,
     host,
     processes,
+    record_io,
     removing,
     status,
     store,
@@ -208,7 +209,7 @@ def test_a_final_record_that_was_not_renamed_to_its_place_is_believed_if_it_is_w
     job = launcher.shell("sleep 60")
     kill_all(launcher, job)
     final = dict(job.read_record(), state="failed", rc=3, finished=True, failed=True, stdout="kept")
-    text = json.dumps(final).encode()
+    text = record_io.sealed(final)
     with open(job.path("record"), "r+b") as room:
         room.write(text[:cut])
         if cut is None:
@@ -216,7 +217,7 @@ def test_a_final_record_that_was_not_renamed_to_its_place_is_believed_if_it_is_w
     found = status.look(job)
     if cut is None:
         assert (found["state"], found["rc"], found["stdout"]) == ("failed", 3, "kept")
-        assert job.read_record() == final, "and now it is in its place"
+        assert job.read_record() == json.loads(text), "and now it is in its place"
     else:
         assert (found["state"], found["reason"]) == ("lost", "killed")
 

@@ -10,11 +10,16 @@ import socket
 import threading
 import time
 
+import pytest
+
 from ansible_collections.durable.jobs.plugins.module_utils._job import removing
 from ansible_collections.durable.jobs.plugins.module_utils._job import waiting as waits
+from ansible_collections.durable.jobs.plugins.module_utils._job.call import Call
+from ansible_collections.durable.jobs.plugins.module_utils._job.errors import JobError
 from ansible_collections.durable.jobs.plugins.module_utils._job.references import references
-from ansible_collections.durable.jobs.tests.unit.support import request, until
+from ansible_collections.durable.jobs.tests.unit.support import question, request, until
 
+UNTIL = ("all_finished", "any_finished", "first_failed")
 LONG = 60  # seconds; a wait that lasts so long has missed what it waited for
 
 
@@ -286,3 +291,44 @@ def test_progress_is_news_and_the_same_again_is_none(launcher):
 def _say(job, message):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.sendto(message, f"/proc/self/fd/{job.fd}/notify")
+
+
+def call(launcher, **asked):
+    """Return a call that waits for jobs."""
+    params = {"jobs": None, "names": None, "states": None, **asked}
+    return Call(
+        dict(question(None, "job_wait", params=params).request, async_dir=launcher.store.path), None
+    )
+
+
+def test_the_jobs_that_match_are_decided_when_the_wait_begins(launcher):
+    failed = launcher.shell("exit 1", name="work a", spec={"cmd": "1"})
+    launcher.finished(failed)
+    first = launcher.gated("exit 0", name="work a", spec={"cmd": "2"})
+    second = launcher.gated("exit 0", name="work b", spec={"cmd": "3"})
+    asked = call(launcher, names=["work*"])
+    waiting = waits.waiter(asked)
+    launcher("sleep", "61", name="work c", spec={"cmd": "4"})
+    launcher.release()
+    assert wait(waiting, "all_finished") < LONG
+    jobs = [(job["ansible_job_id"], job["state"]) for job in waiting.found]
+    assert jobs == [(first.jid, "succeeded"), (second.jid, "succeeded")]
+    assert waiting.has_changed()
+    assert [one.jid for one in references(waiting.meant())] == [first.jid, second.jid]
+    assert waits.nothing(asked, waiting, "job") is None
+    asked.close()
+
+
+def test_without_a_match_there_is_nothing_to_wait_for(launcher):
+    launcher.gated("exit 0")
+    asked = call(launcher, names=["*"], states=["running"])
+    waiting = waits.waiter(asked)
+    assert waiting.found == [] and all(waits.goal(until)([]) for until in UNTIL)
+    assert waits.nothing(asked, waiting, "job").startswith("no job matches names [*] and states")
+    asked.close()
+    launcher.release()
+
+
+def test_a_call_that_means_no_jobs_is_refused(launcher):
+    with pytest.raises(JobError, match="one of the following is required: jobs, names, states"):
+        waits.waiter(call(launcher))
