@@ -1,0 +1,29 @@
+# Copyright (c) durable.jobs contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of all unit tests."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ansible_collections.durable.jobs.tests.unit.support import Launcher
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    made = Launcher(tmp_path / "async")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def utc():
+    """Let local time be UTC. Times in results are local."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
